@@ -1,0 +1,27 @@
+"""The one exception that means "what you gave cannot work", and how the command line shows it."""
+
+import difflib
+import sys
+from collections.abc import Callable, Iterable
+
+
+class UserError(ValueError):
+    """Bad input: the message is one line that names the argument or file, the value received and the remedy."""
+
+
+def closest(name: str, choices: Iterable[str], count: int = 3) -> str:
+    """A hint such as ``did you mean 'swin_tiny'?``, or the choices themselves when nothing is near."""
+    choices = sorted(choices)
+    near = difflib.get_close_matches(name, choices, n=count, cutoff=0.6)
+    if near:
+        return "did you mean " + " or ".join(repr(n) for n in near) + "?"
+    return "choose from " + ", ".join(choices)
+
+
+def run_cli(main: Callable[[], int | None]) -> None:
+    """Run a command: a `UserError` becomes one line on stderr and exit code 2, without a traceback."""
+    try:
+        sys.exit(main() or 0)
+    except UserError as error:
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        sys.exit(2)
