@@ -1,5 +1,7 @@
 """The one exception that means "what you gave cannot work", and how the command line shows it."""
 
+from __future__ import annotations
+
 import difflib
 import sys
 from collections.abc import Callable, Iterable

@@ -1,0 +1,38 @@
+# make quickstart | test | lint | smoke. Each makes the environment in .venv first when it is missing.
+# PYTHON=python3.11 make test chooses the interpreter.
+.PHONY: help env quickstart test lint smoke smoke-newest clean
+
+NEWEST := 2.10.0
+RUN := .venv/bin/python
+
+help:
+	@echo "make env           the environment in .venv (made once; PYTHON=python3.11 chooses the interpreter)"
+	@echo "make quickstart    train, evaluate, export and verify a small ACmix network: about 3 minutes on a CPU"
+	@echo "make test          the whole test suite"
+	@echo "make lint          style"
+	@echo "make smoke         one forward, train step and export"
+	@echo "make smoke-newest  the same with MindSpore $(NEWEST), in .venv-newest"
+	@echo "make clean         remove build and test leftovers; environments and runs stay"
+
+env:
+	@bash scripts/make_env.sh
+
+quickstart: env
+	$(RUN) scripts/quickstart.py
+
+test: env
+	$(RUN) -m pytest
+
+lint: env
+	$(RUN) -m ruff check .
+
+smoke: env
+	$(RUN) -m pytest -m smoke tests/test_smoke.py
+
+smoke-newest:
+	@VENV=.venv-newest MINDSPORE=$(NEWEST) EXTRAS=dev bash scripts/make_env.sh
+	.venv-newest/bin/python -m pytest -m smoke tests/test_smoke.py
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache rank_* kernel_meta
+	find acmix_ms models scripts tests -name __pycache__ -exec rm -rf {} +
