@@ -1,0 +1,37 @@
+"""Datasets, one file each, behind one function."""
+
+from __future__ import annotations
+
+from acmix_ms.config import DataConfig
+from acmix_ms.data.loader import Loader
+from acmix_ms.errors import UserError, closest
+
+__all__ = ["SPLITS", "Loader", "create_loader"]
+
+SPLITS = ("train", "val")
+
+
+def create_loader(config: DataConfig, split: str, *, rank: int = 0, size: int = 1, seed: int = 0) -> Loader:
+    """Build the loader of one split, which checks the files it can check cheaply.
+
+    Args:
+        config: the ``data`` section of the configuration.
+        split: ``"train"`` (shuffled, augmented, whole batches only) or ``"val"`` (every sample exactly once).
+        rank, size: this process and how many share the data; each gets its own part of every global batch.
+        seed: decides order and augmentation, together with the epoch.
+
+    Raises:
+        UserError: unknown split, missing or unusable data.
+    """
+    if split not in SPLITS:
+        raise UserError(f"split={split!r}: {closest(split, SPLITS)}")
+    # The dataset modules import their libraries, so only the one asked for is imported.
+    if config.name == "digits":
+        from acmix_ms.data.digits import DigitsLoader
+
+        return DigitsLoader(config, split, rank=rank, size=size, seed=seed)
+    if config.name == "imagefolder":
+        from acmix_ms.data.imagefolder import ImageFolderLoader
+
+        return ImageFolderLoader(config, split, rank=rank, size=size, seed=seed)
+    raise UserError(f"data.name={config.name!r}: {closest(config.name, ('digits', 'imagefolder'))}")
