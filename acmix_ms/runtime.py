@@ -1,0 +1,156 @@
+"""The only home of device, mode, seeds, processes and what differs between MindSpore versions and machines.
+
+Importing it sets two environment variables that MindSpore reads (`setdefault`: what the user has set stays), and
+imports nothing heavy, so `import acmix_ms` does both in time.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import re
+from importlib import metadata
+
+import numpy as np
+
+from acmix_ms.errors import UserError, closest
+
+DEVICES = ("Ascend", "GPU", "CPU")  # best first: the order in which "auto" chooses
+MODES = ("graph", "pynative")
+
+_threads: int | None = None  # MindSpore takes the number of CPU kernel threads once per process
+_deterministic = False  # and the switch to deterministic kernels as well
+
+
+def mindspore_version() -> tuple[int, int] | None:
+    """(major, minor) of the installed MindSpore without importing it; None when its metadata is not there."""
+    try:
+        match = re.match(r"(\d+)\.(\d+)", metadata.version("mindspore"))
+    except metadata.PackageNotFoundError:
+        return None
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def _guard_environment() -> None:
+    # Warnings of MindSpore (one per absent device library, many per compile) would drown the progress: errors only.
+    os.environ.setdefault("GLOG_v", "3")
+    # From 2.9 on MindSpore brings a oneDNN whose AVX-512 convolutions fall to the reference kernel, 50-100 times
+    # slower; capped to AVX2 they are fast. oneDNN reads this at its first kernel, so it serves after
+    # `import mindspore` too, only not after a convolution has run.
+    version = mindspore_version()
+    if version is not None and version >= (2, 9) and platform.machine() in ("x86_64", "AMD64"):
+        os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+
+
+_guard_environment()
+
+
+def available(device: str) -> bool:
+    """Whether this MindSpore and this machine have the ``device``."""
+    import mindspore as ms
+
+    context = getattr(ms.device_context, device.lower())
+    return context.is_available() and context.device_count() > 0
+
+
+def start(
+    device: str = "auto",
+    mode: str = "graph",
+    seed: int = 0,
+    deterministic: bool = False,
+    threads: int | None = None,
+) -> str:
+    """Choose device and mode, seed every generator; call it once, before the first Cell is built.
+
+    Args:
+        device: ``"auto"`` (the best that is there), ``"Ascend"``, ``"GPU"`` or ``"CPU"``.
+        mode: ``"graph"`` or ``"pynative"``.
+        seed: of MindSpore, NumPy and `random`, 0 to 2**32 - 1.
+        deterministic: bitwise equal runs for equal seeds, at some cost in speed. Stays on for the process.
+        threads: CPU kernel threads; None leaves the choice to MindSpore. Fixed for the process once given.
+
+    Returns:
+        The device in use.
+
+    Raises:
+        UserError: a value that cannot be, or a device that is not there.
+    """
+    import mindspore as ms
+
+    device = _resolve_device(device)
+    if mode not in MODES:
+        raise UserError(f"runtime.mode={mode!r}: {closest(str(mode), MODES)}")
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed={seed}: give an integer from 0 to 2**32 - 1")
+
+    ms.set_device(device)
+    ms.set_context(mode=ms.GRAPH_MODE if mode == "graph" else ms.PYNATIVE_MODE)
+    if deterministic:
+        threads = _make_deterministic(device, threads)
+    if threads is not None:
+        _set_threads(threads)
+
+    ms.set_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
+    return device
+
+
+def rank() -> int:
+    """Number of this process among those that msrun started, 0 without msrun."""
+    return int(os.environ["RANK_ID"]) if _is_worker() else 0
+
+
+def world_size() -> int:
+    """How many processes msrun started, 1 without msrun."""
+    return int(os.environ["MS_WORKER_NUM"]) if _is_worker() else 1
+
+
+def _is_worker() -> bool:
+    # RANK_ID alone may linger in the shell of an Ascend user; the role is set by msrun only.
+    return os.environ.get("MS_ROLE") == "MS_WORKER"
+
+
+def _resolve_device(device: str) -> str:
+    if device == "auto":
+        return next(name for name in DEVICES if available(name))
+    if device not in DEVICES:
+        raise UserError(f"runtime.device={device!r}: {closest(str(device), ('auto', *DEVICES))}")
+    if not available(device):
+        there = ", ".join(name for name in DEVICES if available(name))
+        raise UserError(
+            f"runtime.device={device}: MindSpore finds no {device} device here, only {there}; "
+            f"use runtime.device=auto, or install the driver and toolkit that MindSpore needs for {device}"
+        )
+    return device
+
+
+def _make_deterministic(device: str, threads: int | None) -> int | None:
+    """Switch to deterministic kernels; returns the number of CPU threads that needs, or the one given."""
+    global _deterministic
+    if device == "CPU":
+        # set_deterministic changes nothing on CPU: with two kernel threads the order of summation still varies.
+        if threads not in (None, 1):
+            raise UserError(f"runtime.threads={threads}: deterministic runs on CPU need 1; leave one of the two out")
+        return 1
+    if not _deterministic:
+        import mindspore as ms
+
+        ms.set_deterministic(True)
+        _deterministic = True
+    return threads
+
+
+def _set_threads(threads: int) -> None:
+    global _threads
+    if threads == _threads:
+        return
+    if threads < 1:
+        raise UserError(f"runtime.threads={threads}: give at least 1")
+    if _threads is not None:
+        raise UserError(f"runtime.threads={threads}: fixed at {_threads} earlier in this process, start a new one")
+    import mindspore as ms
+
+    ms.device_context.cpu.op_tuning.threads_num(threads)
+    _threads = threads
