@@ -39,4 +39,9 @@ def create_model(name: str, num_classes: int = 1000, **kwargs) -> nn.Cell:
         raise UserError(f"unknown model {name!r}: {closest(name, _BUILDERS)}")
     if not isinstance(num_classes, int) or num_classes < 1:
         raise UserError(f"num_classes={num_classes!r}: give an integer of at least 1")
-    return _BUILDERS[name](num_classes=num_classes, **kwargs)
+    try:
+        return _BUILDERS[name](num_classes=num_classes, **kwargs)
+    except TypeError as error:
+        if "unexpected keyword argument" in str(error):
+            raise UserError(f"model {name!r} does not take this argument: {error}") from error
+        raise

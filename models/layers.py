@@ -1,0 +1,68 @@
+"""Small Cells and initialisers that several backbones share."""
+
+from __future__ import annotations
+
+import math
+
+from mindspore import Tensor, nn, ops
+from mindspore.common.initializer import HeNormal, TruncatedNormal, Zero, initializer
+
+
+class DropPath(nn.Cell):
+    """Stochastic depth: drops the whole residual branch of a sample with probability ``rate`` while training."""
+
+    def __init__(self, rate: float = 0.0):
+        super().__init__()
+        self.rate = rate
+        self.dropout = nn.Dropout(p=rate)
+
+    def construct(self, x: Tensor) -> Tensor:
+        if self.rate == 0.0 or not self.training:
+            return x
+        keep = self.dropout(ops.ones((x.shape[0],) + (1,) * (x.ndim - 1), x.dtype))  # 0 or 1 / (1 - rate)
+        return x * keep
+
+
+class Mlp(nn.Cell):
+    """Two linear layers with the exact (erf) GELU between them, over the last axis."""
+
+    def __init__(self, dim: int, hidden_dim: int, drop: float = 0.0):
+        super().__init__()
+        self.fc1 = nn.Dense(dim, hidden_dim)
+        self.fc2 = nn.Dense(hidden_dim, dim)
+        self.drop = nn.Dropout(p=drop)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.drop(self.fc2(self.drop(ops.gelu(self.fc1(x)))))
+
+
+def init_convnet(net: nn.Cell) -> None:
+    """Kaiming normal (fan out) for every `nn.Conv2d`, as torchvision does.
+
+    The shift kernels of ACmix live in `ShiftConv`, which is no `nn.Conv2d`: they stay as built.
+    """
+    for _, cell in net.cells_and_names():
+        if isinstance(cell, nn.Conv2d):
+            cell.weight.set_data(initializer(HeNormal(mode="fan_out", nonlinearity="relu"), cell.weight.shape))
+
+
+def init_transformer(net: nn.Cell) -> None:
+    """Truncated normal of std 0.02 and zero bias for every `nn.Dense`, as in DeiT, PVT and Swin."""
+    for _, cell in net.cells_and_names():
+        if isinstance(cell, nn.Dense):
+            cell.weight.set_data(initializer(TruncatedNormal(0.02), cell.weight.shape))
+            if cell.has_bias:
+                cell.bias.set_data(initializer(Zero(), cell.bias.shape))
+
+
+def drop_path_rates(rate: float, depths: tuple[int, ...]) -> list[list[float]]:
+    """Linearly growing stochastic-depth rates, one for each block of each stage."""
+    total = sum(depths)
+    rates = [rate * i / max(total - 1, 1) for i in range(total)]
+    starts = [sum(depths[:i]) for i in range(len(depths))]
+    return [rates[start : start + depth] for start, depth in zip(starts, depths)]
+
+
+def round_up(size: int, multiple: int) -> int:
+    """Smallest multiple of ``multiple`` that is at least ``size``."""
+    return math.ceil(size / multiple) * multiple

@@ -1,0 +1,78 @@
+"""Official PyTorch weights: names, buffers and shapes brought to ours."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import numpy as np
+from mindspore import Tensor, nn
+
+from acmix_ms.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+# MindSpore's names for the parameters of norms; everything else is named alike.
+TORCH_NAMES = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+# What official state dicts hold beside parameters; our Cells compute these from sizes.
+BUFFERS = ("num_batches_tracked", "relative_position_index", "attn_mask")
+LISTED = 20
+
+
+def torch_name(name: str) -> str:
+    """Official name of one of our parameters: ``bn1.gamma`` -> ``bn1.weight``."""
+    head, _, last = name.rpartition(".")
+    last = TORCH_NAMES.get(last, last)
+    return f"{head}.{last}" if head else last
+
+
+def _listing(title: str, names: list[str]) -> list[str]:
+    if not names:
+        return []
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return [f"{len(names)} {title}: {', '.join(names[:LISTED])}{more}"]
+
+
+def load_torch_state(net: nn.Cell, state: Mapping[str, np.ndarray], *, drop_head: bool = False) -> list[str]:
+    """Load an official PyTorch state dict into a model of this zoo or into a bare `ACmix` / `WindowACmix`.
+
+    Nothing is loaded unless everything fits.
+
+    Args:
+        net: the Cell; a model names the prefixes of its classifier in ``head_names``.
+        state: official names -> arrays (ACmix-ResNet, ACmix-Swin, torchvision ResNet, official Swin, or the official
+            operator's own names for a bare Cell). Buffers that our Cells compute themselves are ignored.
+        drop_head: leave the classifier as it is where the state has none that fits (another ``num_classes``, or
+            ``features_only=True``); what is left out is logged.
+
+    Returns:
+        Names (official) that were dropped or stay as initialised because of ``drop_head``.
+
+    Raises:
+        UserError: (a ValueError) missing, unexpected and mis-shaped keys, listed.
+    """
+    parameters = {torch_name(p.name): p for p in net.get_parameters()}
+    arrays = {name: np.asarray(value) for name, value in state.items() if name.rpartition(".")[2] not in BUFFERS}
+    missing = [name for name in parameters if name not in arrays]
+    unexpected = [name for name in arrays if name not in parameters]
+    misshaped = [n for n, p in parameters.items() if n in arrays and arrays[n].shape != tuple(p.shape)]
+    dropped: list[str] = []
+    if drop_head:
+        prefixes = tuple(f"{name}." for name in getattr(net, "head_names", ()))
+        dropped = [name for name in missing + unexpected + misshaped if name.startswith(prefixes)]
+        if dropped:
+            logger.warning("the head was dropped, these stay as initialised or unused: %s", ", ".join(dropped))
+
+    def kept(names: list[str]) -> list[str]:
+        return [name for name in names if name not in dropped]
+
+    shapes = [f"{n} {arrays[n].shape} instead of {tuple(parameters[n].shape)}" for n in kept(misshaped)]
+    problems = _listing("missing", kept(missing)) + _listing("unexpected", kept(unexpected))
+    problems += _listing("of another shape", shapes)
+    if problems:
+        hint = "" if drop_head else " (drop_head=True leaves out a classifier of another num_classes)"
+        raise UserError(f"state dict does not fit {type(net).__name__}: {'; '.join(problems)}{hint}")
+    for name, parameter in parameters.items():
+        if name not in dropped:
+            parameter.set_data(Tensor(arrays[name], parameter.dtype))
+    return dropped

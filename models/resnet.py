@@ -1,0 +1,164 @@
+"""ResNet and ResNet-ACmix (paper Figure 4a): bottleneck nets whose 3x3 convolutions are plain or ACmix."""
+
+from __future__ import annotations
+
+from mindspore import Tensor, nn
+
+from acmix_ms.ops import ACmix
+from models.layers import init_convnet
+from models.registry import register_model
+
+EXPANSION = 4
+
+
+class Bottleneck(nn.Cell):
+    """1x1 -> 3x3 (plain or ACmix, with the stride) -> 1x1, plus the identity: torchvision's v1.5 block."""
+
+    def __init__(self, in_channels: int, width: int, stride: int, operator: dict | None):
+        super().__init__()
+        out_channels = width * EXPANSION
+        self.conv1 = nn.Conv2d(in_channels, width, 1)
+        self.bn1 = nn.BatchNorm2d(width)
+        if operator is None:
+            self.conv2 = nn.Conv2d(width, width, 3, stride, pad_mode="pad", padding=1)
+        else:
+            self.conv2 = ACmix(width, width, stride=stride, **operator)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, out_channels, 1)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.relu = nn.ReLU()
+        self.downsample = None
+        if stride != 1 or in_channels != out_channels:
+            self.downsample = nn.SequentialCell(
+                nn.Conv2d(in_channels, out_channels, 1, stride, pad_mode="valid"), nn.BatchNorm2d(out_channels)
+            )
+
+    def construct(self, x: Tensor) -> Tensor:
+        identity = x if self.downsample is None else self.downsample(x)
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn2(self.conv2(y)))
+        return self.relu(self.bn3(self.conv3(y)) + identity)
+
+
+class ResNet(nn.Cell):
+    """Images (B, in_channels, H, W) -> logits (B, num_classes), or the maps of the four stages.
+
+    Args:
+        depths: blocks of each stage.
+        num_classes: size of the classifier.
+        features_only: return (C2, C3, C4, C5) instead of logits; ``feature_channels`` and ``feature_strides`` tell
+            what they are.
+        operator: arguments of `ACmix` (``{}`` for the paper's), or None for plain 3x3 convolutions.
+        widths: channels of the 3x3 convolution of each stage.
+        stem: ``"imagenet"`` (7x7/2 and 3x3/2 max-pool, stride 4) or ``"small"`` (3x3/2 for small images, stride 2).
+        in_channels: of the images.
+    """
+
+    def __init__(
+        self,
+        depths: tuple[int, int, int, int],
+        num_classes: int = 1000,
+        *,
+        features_only: bool = False,
+        operator: dict | None = None,
+        widths: tuple[int, int, int, int] = (64, 128, 256, 512),
+        stem: str = "imagenet",
+        in_channels: int = 3,
+    ):
+        super().__init__()
+        self.features_only = features_only
+        self.head_names = ("fc",)  # what another num_classes or features_only changes
+        first = 4 if stem == "imagenet" else 2
+        self.feature_strides = tuple(first * 2**i for i in range(4))
+        self.feature_channels = tuple(width * EXPANSION for width in widths)
+
+        if stem == "imagenet":
+            self.conv1 = nn.Conv2d(in_channels, widths[0], 7, 2, pad_mode="pad", padding=3)
+            # Zeros pad the max-pool: after a ReLU they change nothing, and every backend and export has them.
+            self.maxpool = nn.SequentialCell(nn.Pad(((0, 0), (0, 0), (1, 1), (1, 1))), nn.MaxPool2d(3, 2))
+        else:
+            self.conv1 = nn.Conv2d(in_channels, widths[0], 3, 2, pad_mode="pad", padding=1)
+            self.maxpool = nn.Identity()
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        self.relu = nn.ReLU()
+
+        channels = (widths[0],) + self.feature_channels
+        stages = [
+            nn.SequentialCell(
+                [Bottleneck(channels[i], widths[i], 1 if i == 0 else 2, operator)]
+                + [Bottleneck(channels[i + 1], widths[i], 1, operator) for _ in range(depths[i] - 1)]
+            )
+            for i in range(4)
+        ]
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        if not features_only:
+            self.fc = nn.Dense(self.feature_channels[-1], num_classes)
+        init_convnet(self)
+
+    def construct(self, x: Tensor):
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        c2 = self.layer1(x)
+        c3 = self.layer2(c2)
+        c4 = self.layer3(c3)
+        c5 = self.layer4(c4)
+        if self.features_only:
+            return c2, c3, c4, c5
+        return self.fc(c5.mean((2, 3)))
+
+
+DEPTHS = {26: (1, 2, 4, 1), 38: (2, 3, 5, 2), 50: (3, 4, 6, 3)}
+DIGITS = {"depths": (1, 1, 1, 1), "widths": (16, 32, 64, 128), "stem": "small"}
+
+
+@register_model
+def resnet26(num_classes: int = 1000, **kwargs) -> ResNet:
+    """Plain ResNet-26: 13.7M parameters, 2.3G multiply-adds at 224."""
+    return ResNet(DEPTHS[26], num_classes, **kwargs)
+
+
+@register_model
+def resnet38(num_classes: int = 1000, **kwargs) -> ResNet:
+    """Plain ResNet-38: 19.6M parameters, 3.2G multiply-adds at 224."""
+    return ResNet(DEPTHS[38], num_classes, **kwargs)
+
+
+@register_model
+def resnet50(num_classes: int = 1000, **kwargs) -> ResNet:
+    """Plain ResNet-50: 25.6M parameters, 4.1G multiply-adds at 224."""
+    return ResNet(DEPTHS[50], num_classes, **kwargs)
+
+
+@register_model
+def resnet_digits(num_classes: int = 1000, **kwargs) -> ResNet:
+    """Plain twin of `acmix_resnet_digits`."""
+    return ResNet(num_classes=num_classes, **DIGITS, **kwargs)
+
+
+def _acmix_resnet(num_classes: int, features_only: bool = False, in_channels: int = 3, *, net: dict, **operator) -> ResNet:
+    return ResNet(
+        num_classes=num_classes, features_only=features_only, in_channels=in_channels, operator=operator, **net
+    )
+
+
+@register_model
+def acmix_resnet26(num_classes: int = 1000, **kwargs) -> ResNet:
+    """ResNet-ACmix 26: 10.5M parameters. Keyword arguments of `ACmix` (``shift``, ``mix``, ...) are passed on."""
+    return _acmix_resnet(num_classes, net={"depths": DEPTHS[26]}, **kwargs)
+
+
+@register_model
+def acmix_resnet38(num_classes: int = 1000, **kwargs) -> ResNet:
+    """ResNet-ACmix 38: 14.4M parameters. Keyword arguments of `ACmix` (``shift``, ``mix``, ...) are passed on."""
+    return _acmix_resnet(num_classes, net={"depths": DEPTHS[38]}, **kwargs)
+
+
+@register_model
+def acmix_resnet50(num_classes: int = 1000, **kwargs) -> ResNet:
+    """ResNet-ACmix 50: 18.3M parameters. Keyword arguments of `ACmix` (``shift``, ``mix``, ...) are passed on."""
+    return _acmix_resnet(num_classes, net={"depths": DEPTHS[50]}, **kwargs)
+
+
+@register_model
+def acmix_resnet_digits(num_classes: int = 1000, **kwargs) -> ResNet:
+    """Small ResNet-ACmix for 32x32 images: one block in each stage, 16 to 128 channels, stem of stride 2."""
+    return _acmix_resnet(num_classes, net=DIGITS, **kwargs)
