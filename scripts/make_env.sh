@@ -26,7 +26,7 @@ sys.exit(1) if sys.version_info[0] != 3 or not $OLDEST <= sys.version_info[1] <=
 " 2>/dev/null
 }
 
-remedy="Python $SERVES serve, with venv and ensurepip (Debian: python3-venv); choose one with PYTHON=, as in: PYTHON=python3.11 make env"
+remedy="Python $SERVES serve, each with venv; choose one as in: PYTHON=python3.11 make env"
 if [ -n "${PYTHON:-}" ]; then
     version=$(suitable "$PYTHON") || die "PYTHON=$PYTHON is missing or unsuitable: $remedy"
 else
@@ -41,6 +41,7 @@ fi
 stamp=$VENV/.installed
 wanted="$PWD python$version [$EXTRAS] mindspore=$MINDSPORE $(cat pyproject.toml constraints.txt | cksum)"
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
+    echo "== $VENV: up to date (Python $version)"
     exit 0
 fi
 rm -f "$stamp"

@@ -32,7 +32,8 @@ import acmix_ms.runtime
 print(*(os.environ.get(name, "unset") for name in {NAMES!r}), before or "mindspore" not in sys.modules)
 """
     env = {key: value for key, value in os.environ.items() if key not in NAMES}
-    done = subprocess.run([sys.executable, "-c", code], env={**env, **given}, capture_output=True, text=True, check=True)
+    env.update(given)
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     return done.stdout.split()
 
 
