@@ -122,6 +122,12 @@ def load(path: Union[str, os.PathLike], overrides: Sequence[str] = ()) -> Config
     return config
 
 
+def for_model(name: str, overrides: Sequence[str] = ()) -> Config:
+    """The defaults for one model at ImageNet's image size, for commands that need no file."""
+    values = {"model": {"name": name}, "data": {"image_size": 224}}
+    return from_dict(OmegaConf.merge(values, _parse_overrides(overrides)))
+
+
 def from_dict(values: Union[dict, DictConfig]) -> Config:
     """A checked `Config` from plain nested values."""
     try:

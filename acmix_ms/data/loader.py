@@ -77,3 +77,16 @@ class Loader:
     def epoch(self, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (images (B, 3, H, W) float32, labels (B,) int32) of one epoch; a label of -1 marks padding."""
         raise NotImplementedError
+
+    def require_classes(self, wanted: int | None) -> int:
+        """The number of classes, which is ``wanted`` unless that is None.
+
+        Raises:
+            UserError: the data have another number.
+        """
+        if wanted not in (None, self.num_classes):
+            raise UserError(
+                f"model.num_classes={wanted}, but the data have {self.num_classes} classes: "
+                f"give model.num_classes={self.num_classes}, or check data.path"
+            )
+        return self.num_classes

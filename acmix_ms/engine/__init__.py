@@ -1,0 +1,1 @@
+"""Training and evaluation. It is handed a built Cell and never imports the model zoo."""

@@ -1,0 +1,94 @@
+"""What a run tells: progress lines on the console, a CSV row per epoch, and a picture of the curves."""
+
+from __future__ import annotations
+
+import csv
+import os
+import time
+from pathlib import Path
+
+from acmix_ms.analysis import figures
+from acmix_ms.engine.run_dir import CURVES, LOG
+
+COLUMNS = ("epoch", "step", "train_loss", "lr", "img_per_s", "val_loss", "val_top1", "val_top5")
+SECONDS_BETWEEN_PICTURES = 60.0  # drawing takes about a second
+
+
+class Progress:
+    """Console lines within an epoch, with the speed and the time that is left.
+
+    The first step of a process compiles the graph; it would spoil both numbers and is not counted.
+    """
+
+    def __init__(self, *, epochs: int, steps_per_epoch: int, images_per_step: int, log_every: int):
+        self._epochs, self._steps = epochs, steps_per_epoch
+        self._images_per_step, self._log_every = images_per_step, log_every
+        self._counted, self._seconds, self._mark = 0, 0.0, None
+
+    def pause(self) -> None:
+        """Call before anything that is not a training step, such as validation."""
+        self._mark = None
+
+    def step(self, epoch: int, step: int, loss: float, lr: float) -> None:
+        """Report that step number ``step`` (from 1) of epoch number ``epoch`` (from 1) is done."""
+        now = time.perf_counter()
+        if self._mark is not None:
+            self._counted += 1
+            self._seconds += now - self._mark
+        self._mark = now
+        if step % self._log_every == 0 or step == self._steps:
+            print(
+                f"epoch {epoch}/{self._epochs}  step {step}/{self._steps}  loss {loss:.4f}  lr {lr:.3g}  "
+                f"{self.images_per_second:.0f} img/s  ETA {self._left(epoch, step)}",
+                flush=True,
+            )
+
+    @property
+    def images_per_second(self) -> float:
+        """Mean training speed of this process so far, 0 as long as nothing was measured."""
+        return self._counted * self._images_per_step / self._seconds if self._seconds else 0.0
+
+    def _left(self, epoch: int, step: int) -> str:
+        if not self._counted:
+            return "?"
+        steps = (self._epochs - epoch) * self._steps + self._steps - step
+        seconds = round(steps * self._seconds / self._counted)
+        return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+
+
+class EpochLog:
+    """``log.csv`` and ``curves.png`` in the folder of a run."""
+
+    def __init__(self, run_dir: Path, epochs_done: int = 0):
+        """Start a new table, or go on after ``epochs_done``: rows of later epochs, which no checkpoint has, go."""
+        self._path, self._picture = run_dir / LOG, run_dir / CURVES
+        self._drawn = 0.0
+        rows = self._rows() if epochs_done else []
+        self._write([row for row in rows if int(row["epoch"]) <= epochs_done])
+
+    def add(self, **values: float) -> None:
+        """Append the row of one epoch; the keywords are `COLUMNS`."""
+        self._write([*self._rows(), {name: f"{values[name]:.6g}" for name in COLUMNS}])
+        if time.monotonic() - self._drawn > SECONDS_BETWEEN_PICTURES:
+            self.draw()
+
+    def draw(self) -> None:
+        """Draw the curves of all rows so far."""
+        if self._rows():
+            figures.plot_curves(self._path, self._picture)
+            self._drawn = time.monotonic()
+
+    def _rows(self) -> list[dict[str, str]]:
+        if not self._path.exists():
+            return []
+        with open(self._path, newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    def _write(self, rows: list[dict[str, str]]) -> None:
+        # The table is small: writing it anew and renaming keeps it whole when the process is killed.
+        partial = self._path.with_suffix(".csv.partial")
+        with open(partial, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(partial, self._path)

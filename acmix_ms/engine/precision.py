@@ -1,0 +1,45 @@
+"""Number formats of training: which parts compute in 16 bits, and the loss scale that keeps small gradients alive."""
+
+from __future__ import annotations
+
+import mindspore as ms
+from mindspore import nn
+
+from acmix_ms.errors import UserError
+
+# MindSpore's levels: "auto" casts single operators (matrix products, convolutions) and keeps the rest in float32;
+# "O2" casts the whole net but the norms. Weights stay float32 in both, and their names stay as they are.
+AMP_LEVELS = {"mixed": "auto", "fp16": "O2"}
+
+FIRST_SCALE = 2.0**14
+GROW_AFTER = 1000  # steps without overflow until the scale doubles
+MAX_SKIPPED = 20  # overflowing steps in a row: by then the scale has fallen by a million
+
+
+def require_precision(precision: str, device: str) -> None:
+    """Refuse what the device cannot do.
+
+    Raises:
+        UserError: bf16, which MindSpore's CPU kernels do not have and this version does not train in.
+    """
+    if precision == "bf16":
+        raise UserError(f"train.precision=bf16 is not supported on {device}: use fp32, mixed or fp16")
+
+
+def cast(net: nn.Cell, precision: str) -> nn.Cell:
+    """The net that computes in ``precision``; it shares its Parameters, and their names, with ``net``."""
+    return net if precision == "fp32" else ms.amp.auto_mixed_precision(net, AMP_LEVELS[precision])
+
+
+def build_scaler(precision: str) -> ms.amp.LossScaler:
+    """A dynamic loss scale for 16 bits; one of 1 for float32, where nothing overflows."""
+    if precision == "fp32":
+        return ms.amp.StaticLossScaler(1.0)
+    return ms.amp.DynamicLossScaler(FIRST_SCALE, scale_factor=2, scale_window=GROW_AFTER)
+
+
+def scaler_state(scaler: ms.amp.LossScaler) -> dict[str, ms.Parameter]:
+    """What a dynamic scale remembers, by name."""
+    if isinstance(scaler, ms.amp.StaticLossScaler):
+        return {}
+    return {"scale_value": scaler.scale_value, "counter": scaler.counter}

@@ -1,0 +1,45 @@
+"""Train a model: ``python train.py --config configs/classification/acmix_resnet_digits.yaml [key=value ...]``."""
+
+from __future__ import annotations
+
+from acmix_ms import config, runtime
+from acmix_ms.arguments import ArgumentParser
+from acmix_ms.engine import run_dir
+from acmix_ms.errors import run_cli
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Load the configuration, check what is cheap to check, build, train."""
+    parser = ArgumentParser(prog="train.py", description="Train a model as a configuration file says.")
+    parser.add_config()
+    args = parser.parse_intermixed_args(argv)
+    cfg = config.load(args.config, args.overrides)
+    train(cfg)
+
+
+def train(cfg: config.Config) -> dict:
+    """Train as ``cfg`` says; returns what `acmix_ms.engine.trainer.Trainer.fit` returns, and ``params``."""
+    if cfg.model.init_checkpoint:
+        run_dir.require_checkpoint(cfg.model.init_checkpoint)
+    run_dir.prepare(cfg.run_dir, resume=cfg.train.resume)
+    device = runtime.start(cfg.runtime.device, cfg.runtime.mode, cfg.seed, cfg.train.deterministic, cfg.runtime.threads)
+
+    from acmix_ms.data import create_loader  # MindSpore takes seconds to import: after what may be wrong before it
+    from acmix_ms.engine import checkpoint
+    from acmix_ms.engine.trainer import Trainer
+    from models import create_model
+
+    loaders = [create_loader(cfg.data, split, seed=cfg.seed) for split in ("train", "val")]
+    num_classes = loaders[0].require_classes(cfg.model.num_classes)
+    net = create_model(cfg.model.name, num_classes=num_classes, **cfg.model.kwargs)
+    if cfg.model.init_checkpoint:
+        checkpoint.load_weights(net, cfg.model.init_checkpoint)
+    params = sum(parameter.size for parameter in net.trainable_params())
+    print(f"{cfg.model.name}: {params:,} parameters, {num_classes} classes, on {device}; writing to {cfg.run_dir}")
+    result = Trainer(net, cfg, *loaders).fit()
+    print(f"best top-1 {result['best_top1']:.2f} %: {cfg.run_dir}/{run_dir.BEST}")
+    return {**result, "params": params}
+
+
+if __name__ == "__main__":
+    run_cli(main)
