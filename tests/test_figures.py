@@ -1,0 +1,124 @@
+"""analysis: every figure is written, shows its data, is of the right size, and survives short or odd data."""
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+from mindspore import Parameter, Tensor, nn
+from PIL import Image, ImageColor
+
+from acmix_ms import ACmix
+from acmix_ms.analysis import diagram, figures
+from acmix_ms.errors import UserError
+
+COLUMNS = "epoch,step,train_loss,lr,img_per_s,val_loss,val_top1,val_top5"
+
+
+@pytest.fixture(autouse=True)
+def _no_warning():
+    # An empty axis, a NaN limit or a missing glyph is a warning of matplotlib first.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def pixels_of(path, colour):
+    """How many pixels of the picture have exactly this colour."""
+    picture = np.asarray(Image.open(path).convert("RGB"))
+    return int((picture == ImageColor.getrgb(colour)).all(axis=-1).sum())
+
+
+def assert_good_png(path, width):
+    assert path.stat().st_size < 200_000
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        assert picture.size[0] == width
+        assert 0.25 < picture.size[1] / width < 0.5
+
+
+def write_log(path, rows):
+    path.write_text("\n".join([COLUMNS, *rows]) + "\n")
+    return path
+
+
+def rows(count):
+    return [f"{e},{e * 22},{2 / e},{0.1 / e},180,{2.5 / e},{100 - 50 / e},{100 - 10 / e}" for e in range(1, count + 1)]
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 300])
+def test_curves_show_all_series(tmp_path, epochs):
+    png = tmp_path / "new folder" / "curves.png"
+    figures.plot_curves(write_log(tmp_path / "log.csv", rows(epochs)), png)
+    assert_good_png(png, 1260)
+    for colour in (figures.BLUE, figures.VERMILION, figures.GREEN, figures.PURPLE):
+        assert pixels_of(png, colour) > 5
+
+
+@pytest.mark.parametrize("values", ["1,22,2.3,0.1,180,,,", "1,22,nan,0.1,180,nan,nan,nan"])
+def test_curves_without_validation_or_with_nan(tmp_path, values):
+    png = tmp_path / "curves.png"
+    figures.plot_curves(write_log(tmp_path / "log.csv", [values]), png)
+    assert_good_png(png, 1260)
+    assert pixels_of(png, figures.VERMILION) == 0  # nothing is drawn for what was not measured
+    assert pixels_of(png, figures.PURPLE) > 5
+
+
+def test_curves_name_the_best_epoch():
+    assert figures._accuracy_title([1, 2, 3], [90.0, 95.0, 95.0]) == "Accuracy: best top-1 95.00 % (epoch 2)"
+    assert figures._accuracy_title([1], [math.nan]) == "Accuracy: not measured"
+
+
+def test_curves_of_an_empty_log_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"log\.csv: no epoch"):
+        figures.plot_curves(write_log(tmp_path / "log.csv", []), tmp_path / "curves.png")
+    assert not (tmp_path / "curves.png").exists()
+
+
+@pytest.mark.parametrize(
+    "rates",
+    [
+        {"one layer": [(0.5, 0.5)]},
+        {"zero and negative": [(0.0, 0.5), (-0.5, 0.1), (0.5, 0.0)]},
+        {f"run {run}": [(0.5 + 0.1 * run, 0.5)] * 12 for run in range(8)},
+    ],
+)
+def test_rates(tmp_path, rates):
+    png = tmp_path / "rates.png"
+    figures.plot_rates(rates, png)
+    assert_good_png(png, 1260)
+    assert pixels_of(png, figures.BLUE) > 5
+
+
+@pytest.mark.parametrize("rates", [{}, {"plain network": []}])
+def test_rates_of_nothing_are_refused(tmp_path, rates):
+    with pytest.raises(UserError, match="no layer with learned rates"):
+        figures.plot_rates(rates, tmp_path / "rates.png")
+
+
+class Mixed(nn.Cell):
+    """A layer with the official names of the rates and nothing else."""
+
+    def __init__(self, **rates):
+        super().__init__()
+        for name, value in rates.items():
+            setattr(self, name, Parameter(Tensor(np.array([value], np.float32)), name=name))
+
+
+def test_collect_rates_follows_the_layers():
+    inner = nn.SequentialCell(Mixed(rate1=0.75))
+    net = nn.SequentialCell(nn.Dense(2, 2), Mixed(rate1=0.25, rate2=0.5), Mixed(), inner, Mixed(rate1=-1, rate2=2))
+    assert figures.collect_rates(net) == [("1", 0.25, 0.5), ("3.0", 0.75, 0.25), ("4", -1.0, 2.0)]
+    assert figures.collect_rates(nn.Dense(2, 2)) == []
+
+
+def test_collect_rates_of_the_real_operator():
+    assert figures.collect_rates(nn.SequentialCell(ACmix(8, 8), nn.ReLU(), ACmix(8, 8, mix="conv"))) == [("0", 0.5, 0.5)]
+
+
+def test_operator(tmp_path):
+    png = tmp_path / "docs" / "operator.png"
+    diagram.draw_operator(png)
+    assert_good_png(png, 1500)
+    for part in (diagram.SHARED, diagram.ATTENTION, diagram.CONVOLUTION, diagram.SUM):
+        assert pixels_of(png, part[0]) > 100
