@@ -1,0 +1,116 @@
+"""The directions of the imports and the shape of the files, as CONTRIBUTING tells them."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# What each part of acmix_ms may import from acmix_ms, itself aside. A new part needs a line here.
+BASE = {"errors", "runtime"}
+MAY_IMPORT = {
+    "__init__": {"runtime", "ops"},
+    "errors": set(),
+    "runtime": {"errors"},
+    "arguments": {"errors"},
+    "config": {"errors"},
+    "ops": BASE,
+    "analysis": BASE | {"ops"},
+    "data": BASE | {"config"},
+    "engine": BASE | {"config", "ops", "data", "analysis"},
+    "deploy": BASE | {"config", "ops", "engine"},
+}
+MODELS_MAY_IMPORT = BASE | {"ops"}
+
+
+def imported(source, package=""):
+    """Full names of all that a source imports, inside functions too; relative names are resolved in ``package``."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            module = ".".join([*parents, *filter(None, [node.module])])
+            names |= {f"{module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def imported_by(path):
+    package = ".".join(path.relative_to(ROOT).parent.parts)
+    return imported(path.read_text(encoding="utf-8"), package)
+
+
+def files(*folders):
+    return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def parts_of_acmix(names):
+    """Which parts of acmix_ms are meant; the Cells that the package exports are of ops."""
+    parts = {name.split(".")[1] for name in names if name.startswith("acmix_ms.")}
+    return {"ops" if part.endswith("ACmix") else part for part in parts} - {"__version__"}
+
+
+def relative(path):
+    return str(path.relative_to(ROOT))
+
+
+def test_imports_are_found_wherever_they_stand():
+    source = "import a.b as c, d\nfrom e import f, g\nfrom . import h\nfrom ..i import j\ndef k():\n    from l import n"
+    expected = {"a.b", "d", "e.f", "e.g", "acmix_ms.ops.h", "acmix_ms.i.j", "l.n"}
+    assert imported(source, "acmix_ms.ops") == expected
+
+
+@pytest.mark.parametrize("path", files("acmix_ms"), ids=relative)
+def test_toolbox_never_imports_models(path):
+    assert not {name for name in imported_by(path) if name.split(".")[0] == "models"}
+
+
+@pytest.mark.parametrize("path", files("acmix_ms"), ids=relative)
+def test_parts_of_the_toolbox_keep_their_order(path):
+    part = path.relative_to(ROOT / "acmix_ms").parts[0].removesuffix(".py")
+    assert parts_of_acmix(imported_by(path)) <= MAY_IMPORT[part] | {part}
+
+
+@pytest.mark.parametrize("path", files("models"), ids=relative)
+def test_models_import_the_operator_only(path):
+    assert parts_of_acmix(imported_by(path)) <= MODELS_MAY_IMPORT
+
+
+def test_the_judge_is_imported_by_tests_and_verify_only():
+    # A reference that the implementation may call could no longer contradict it.
+    users = [path for path in files("acmix_ms", "models", "scripts") if path.name not in ("reference.py", "verify.py")]
+    users += ROOT.glob("*.py")
+    judge = "acmix_ms.ops.reference"
+    assert [relative(p) for p in users if any(f"{name}.".startswith(f"{judge}.") for name in imported_by(p))] == []
+
+
+@pytest.mark.parametrize("path", files("acmix_ms", "models"), ids=relative)
+def test_machine_and_process_are_the_business_of_runtime(path):
+    if path == ROOT / "acmix_ms" / "runtime.py":
+        return
+    private = {"environ", "getenv", "set_device", "set_context", "set_deterministic", "device_context"}
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert not private & {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+
+
+@pytest.mark.parametrize("path", files("acmix_ms", "models"), ids=relative)
+def test_constructors_print_nothing(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+            assert not [call for call in ast.walk(node) if getattr(getattr(call, "func", None), "id", "") == "print"]
+
+
+@pytest.mark.parametrize("script", ["train.py", "eval.py", "export.py"])
+def test_entry_scripts_are_read_in_one_glance(script):
+    assert len((ROOT / script).read_text(encoding="utf-8").splitlines()) <= 60
+
+
+def test_importing_the_package_is_cheap():
+    # Bad arguments are told before the seconds that MindSpore takes to load.
+    code = "import sys, acmix_ms; print(sorted({'mindspore', 'matplotlib', 'sklearn', 'scipy'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
