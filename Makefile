@@ -11,7 +11,7 @@ help:
 	@echo "make test          the whole test suite"
 	@echo "make lint          style"
 	@echo "make smoke         one forward, train step and export"
-	@echo "make smoke-newest  the same with MindSpore $(NEWEST), in .venv-newest"
+	@echo "make smoke-newest  the same with MindSpore $(NEWEST), in .venv-$(NEWEST); make smoke-2.7.2 with that version"
 	@echo "make clean         remove build and test leftovers; environments and runs stay"
 
 env:
@@ -27,11 +27,14 @@ lint: env
 	$(RUN) -m ruff check .
 
 smoke: env
-	$(RUN) -m pytest -m smoke tests/test_smoke.py
+	$(RUN) -m pytest -m smoke -s tests/test_smoke.py
 
-smoke-newest:
-	@VENV=.venv-newest MINDSPORE=$(NEWEST) EXTRAS=dev bash scripts/make_env.sh
-	.venv-newest/bin/python -m pytest -m smoke tests/test_smoke.py
+smoke-newest: smoke-$(NEWEST)
+
+# smoke-2.7.2, smoke-2.9.0, ...: another MindSpore in an environment of its own
+smoke-%:
+	@VENV=.venv-$* MINDSPORE=$* EXTRAS=dev bash scripts/make_env.sh
+	.venv-$*/bin/python -m pytest -m smoke -s tests/test_smoke.py
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache rank_* kernel_meta

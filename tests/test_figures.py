@@ -19,7 +19,8 @@ COLUMNS = "epoch,step,train_loss,lr,img_per_s,val_loss,val_top1,val_top5"
 def _no_warning():
     # An empty axis, a NaN limit or a missing glyph is a warning of matplotlib first.
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
+        warnings.simplefilter("error", RuntimeWarning)
         yield
 
 
