@@ -134,31 +134,32 @@ def resnet_digits(num_classes: int = 1000, **kwargs) -> ResNet:
     return ResNet(num_classes=num_classes, **DIGITS, **kwargs)
 
 
-def _acmix_resnet(num_classes: int, features_only: bool = False, in_channels: int = 3, *, net: dict, **operator) -> ResNet:
-    return ResNet(
-        num_classes=num_classes, features_only=features_only, in_channels=in_channels, operator=operator, **net
-    )
+def _acmix_resnet(
+    num_classes: int, net: dict, *, features_only: bool = False, in_channels: int = 3, **operator
+) -> ResNet:
+    options = {"features_only": features_only, "in_channels": in_channels, "operator": operator}
+    return ResNet(num_classes=num_classes, **net, **options)
 
 
 @register_model
 def acmix_resnet26(num_classes: int = 1000, **kwargs) -> ResNet:
     """ResNet-ACmix 26: 10.5M parameters. Keyword arguments of `ACmix` (``shift``, ``mix``, ...) are passed on."""
-    return _acmix_resnet(num_classes, net={"depths": DEPTHS[26]}, **kwargs)
+    return _acmix_resnet(num_classes, {"depths": DEPTHS[26]}, **kwargs)
 
 
 @register_model
 def acmix_resnet38(num_classes: int = 1000, **kwargs) -> ResNet:
     """ResNet-ACmix 38: 14.4M parameters. Keyword arguments of `ACmix` (``shift``, ``mix``, ...) are passed on."""
-    return _acmix_resnet(num_classes, net={"depths": DEPTHS[38]}, **kwargs)
+    return _acmix_resnet(num_classes, {"depths": DEPTHS[38]}, **kwargs)
 
 
 @register_model
 def acmix_resnet50(num_classes: int = 1000, **kwargs) -> ResNet:
     """ResNet-ACmix 50: 18.3M parameters. Keyword arguments of `ACmix` (``shift``, ``mix``, ...) are passed on."""
-    return _acmix_resnet(num_classes, net={"depths": DEPTHS[50]}, **kwargs)
+    return _acmix_resnet(num_classes, {"depths": DEPTHS[50]}, **kwargs)
 
 
 @register_model
 def acmix_resnet_digits(num_classes: int = 1000, **kwargs) -> ResNet:
     """Small ResNet-ACmix for 32x32 images: one block in each stage, 16 to 128 channels, stem of stride 2."""
-    return _acmix_resnet(num_classes, net=DIGITS, **kwargs)
+    return _acmix_resnet(num_classes, DIGITS, **kwargs)

@@ -5,7 +5,6 @@ Plain Swin is the same net with ``mix="attention"``: window attention alone.
 
 from __future__ import annotations
 
-import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 

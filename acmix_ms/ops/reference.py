@@ -28,11 +28,13 @@ def group_conv(x: np.ndarray, weight: np.ndarray, groups: int, stride: int = 1, 
     x = np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
     out_h, out_w = -(-height // stride), -(-width // stride)
     weight = weight.reshape(groups, out_channels // groups, per_group, kernel, kernel)
+    x = x.reshape(batch, groups, per_group, *x.shape[2:])
     y = np.zeros((batch, groups, out_channels // groups, out_h, out_w))
     for i in range(kernel):
         for j in range(kernel):
-            window = x[:, :, i * dilation : i * dilation + height : stride, j * dilation : j * dilation + width : stride]
-            y += np.einsum("gop,bgphw->bgohw", weight[..., i, j], window.reshape(batch, groups, per_group, out_h, out_w))
+            rows = slice(i * dilation, i * dilation + height, stride)
+            cols = slice(j * dilation, j * dilation + width, stride)
+            y += np.einsum("gop,bgphw->bgohw", weight[..., i, j], x[..., rows, cols])
     return y.reshape(batch, out_channels, out_h, out_w)
 
 
