@@ -1,4 +1,4 @@
-"""How the reference vectors name and fill official weights (the rule stands in their README)."""
+"""How the reference vectors of full models fill official weights: from their names, so that none are shipped."""
 
 from __future__ import annotations
 
