@@ -274,5 +274,5 @@ def _check_optim(optim: OptimConfig) -> None:
         raise UserError("optim.lr=inf: must be finite")
     if optim.min_lr > optim.lr:
         raise UserError(f"optim.min_lr={optim.min_lr}: must be <= optim.lr={optim.lr}")
-    if optim.warmup_epochs >= optim.epochs and optim.warmup_epochs > 0:
-        raise UserError(f"optim.warmup_epochs={optim.warmup_epochs}: must be < optim.epochs={optim.epochs}")
+    if optim.warmup_epochs > optim.epochs:
+        raise UserError(f"optim.warmup_epochs={optim.warmup_epochs}: must be <= optim.epochs={optim.epochs}")

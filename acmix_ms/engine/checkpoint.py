@@ -120,7 +120,7 @@ def assign(parameter: ms.Parameter, value: np.ndarray) -> None:
 
 
 def _array(value) -> np.ndarray:
-    return np.ascontiguousarray(value.asnumpy() if isinstance(value, ms.Tensor) else value)
+    return np.asarray(value.asnumpy() if isinstance(value, ms.Tensor) else value)
 
 
 def _checksum(entries: Mapping[str, np.ndarray], meta: Mapping) -> str:

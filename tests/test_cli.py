@@ -1,0 +1,208 @@
+"""train.py, eval.py and export.py as a user runs them, and every wrong input as one line and exit code 2."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import pytest
+from tiny import TinyNet, make_images
+
+import eval as eval_script
+import export as export_script
+import train as train_script
+from acmix_ms.engine import checkpoint
+from acmix_ms.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+DIGITS = "configs/classification/resnet_digits.yaml"
+SCRIPTS = {"train": train_script, "eval": eval_script, "export": export_script}
+
+
+@pytest.fixture
+def call(monkeypatch):
+    """``call("train", "--config", ...)``: the main function of a script, in this process, from the repository root."""
+    monkeypatch.chdir(ROOT)
+    return lambda script, *args: SCRIPTS[script].main([str(arg) for arg in args])
+
+
+def tree(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def assert_one_line(result, *words):
+    """Exit code 2, and on stderr nothing but one line that begins with ``error:`` and holds the words."""
+    assert result.code == 2, result
+    assert result.stderr.startswith("error: "), result.stderr
+    assert result.stderr.count("\n") == 1, result.stderr
+    for word in words:
+        assert word in result.stderr
+
+
+def test_train_resume_evaluate_export(run_cli):
+    """The main job, each step a process of its own."""
+    run = run_cli.run_dir
+    common = ("--config", DIGITS, f"run_dir={run}", "optim.epochs=2", "data.batch_size=128", "runtime.device=CPU")
+    trained = run_cli("train.py", *common)
+    assert trained.code == 0, trained.stderr
+    assert "epoch 2/2  validation: loss" in trained.stdout
+    assert sorted(p.name for p in run.iterdir()) == ["best.ckpt", "config.yaml", "curves.png", "last.ckpt", "log.csv"]
+    assert "best.ckpt" in trained.stdout.splitlines()[-1]
+
+    before = tree(run)
+    again = run_cli("train.py", *common)
+    assert_one_line(again, "last.ckpt", "train.resume=true", "another run_dir")
+    assert tree(run) == before
+
+    resumed = run_cli("train.py", *common, "resume=true", "optim.epochs=3")
+    assert resumed.code == 0, resumed.stderr
+    assert "2 epochs done" in resumed.stdout
+    assert "epoch 3/3" in resumed.stdout
+    assert "epoch 2/3" not in resumed.stdout
+
+    evaluated = run_cli("eval.py", "--config", run / "config.yaml", "--checkpoint", run / "best.ckpt")
+    assert evaluated.code == 0, evaluated.stderr
+    best = float(resumed.stdout.splitlines()[-1].split("best top-1 ")[1].split(" %")[0])
+    top1 = float(evaluated.stdout.split("top-1 ")[1].split(" %")[0])
+    assert abs(best - top1) < 0.6  # two images: threads sum in different orders
+    assert "355 images" in evaluated.stdout
+    assert "top-5" in evaluated.stdout
+
+    output = run / "net.mindir"
+    exported = run_cli(
+        *("export.py", "--config", run / "config.yaml", "--checkpoint", run / "best.ckpt"),
+        *("--format", "mindir", "--output", output, "--batch", "dynamic"),
+    )
+    assert exported.code == 0, exported.stderr
+    assert "batch 1: largest difference" in exported.stdout
+    assert "batch 3: largest difference" in exported.stdout
+    assert ms.load(str(output)) is not None
+
+
+def test_mistakes_are_one_line_in_a_real_process(run_cli, tmp_path):
+    """A selection in subprocesses; the same errors and more are checked in-process below."""
+    run_dir = f"run_dir={run_cli.run_dir}"
+    assert_one_line(run_cli("train.py", "--config", "configs/none.yaml"), "configs/none.yaml does not exist")
+    assert_one_line(run_cli("train.py", "--config", DIGITS, run_dir, "optim.lrr=1"), "'optim.lr'")
+    assert_one_line(run_cli("train.py"), "--config")
+    assert_one_line(run_cli("train.py", "--config", DIGITS, run_dir, "runtime.device=Ascend"), "Ascend")
+    assert_one_line(run_cli("train.py", "--config", DIGITS, run_dir, "model.name=resnet_digit"), "'resnet_digits'")
+
+    output = tmp_path / "net.air"
+    air = run_cli("export.py", "--model", "resnet26", "--format", "air", "--output", output)
+    assert_one_line(air, "Ascend host")
+    assert air.stdout == ""
+    assert not output.exists()
+
+    damaged = tmp_path / "damaged.ckpt"
+    checkpoint.save(damaged, TinyNet().parameters_dict())
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    assert_one_line(run_cli("eval.py", "--config", DIGITS, "--checkpoint", damaged), str(damaged), "truncated")
+
+
+def test_unreadable_image_stops_a_real_run_with_its_name(run_cli, tmp_path):
+    images = make_images(tmp_path / "images")
+    broken = images / "val" / "dog" / "0.png"
+    broken.write_bytes(b"no image")
+    result = run_cli(
+        *("train.py", "--config", DIGITS, f"run_dir={run_cli.run_dir}", "optim.epochs=1"),
+        *("data.name=imagefolder", f"data.path={images}", "data.batch_size=4", "model.num_classes=null"),
+    )
+    assert_one_line(result, str(broken))
+
+
+def test_failed_verification_exits_with_3(call, tmp_path, capsys):
+    output = tmp_path / "net.mindir"
+    assert call("export", "--model", "restless", "--image-size", 8, "--format", "mindir", "--output", output) == 3
+    captured = capsys.readouterr()
+    assert "random" in captured.out, "exporting random weights is said"
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def tiny_checkpoint(tmp_path):
+    path = tmp_path / "tiny.ckpt"
+    checkpoint.save(path, TinyNet(10).parameters_dict(), meta={"model": "tiny_net", "num_classes": 10})
+    return path
+
+
+def wrong(call, *args):
+    with pytest.raises(UserError) as raised:
+        call(*args)
+    return str(raised.value)
+
+
+def test_train_mistakes(call, tmp_path):
+    run = tmp_path / "run"
+    base = ("train", "--config", DIGITS, f"run_dir={run}", "model.name=tiny_net", "optim.epochs=1")
+    assert "none does not exist" in wrong(call, "train", "--config", "none")
+    assert "unrecognized arguments: --confg" in wrong(call, *base, "--confg=x")
+    assert "no such folder" in wrong(call, *base, "data.name=imagefolder", f"data.path={tmp_path / 'none'}")
+    assert "'tiny_net'" in wrong(call, *base, "model.name=tiny_nett")
+    assert "model.num_classes=7, but the data have 10" in wrong(call, *base, "model.num_classes=7")
+    assert "bf16" in wrong(call, *base, "train.precision=bf16")
+    assert "none.ckpt does not exist" in wrong(call, *base, "model.init_checkpoint=none.ckpt")
+    assert "runtime.device=GPU" in wrong(call, *base, "runtime.device=GPU")
+    (tmp_path / "file").write_text("kept")
+    assert "cannot write" in wrong(call, *base, f"run_dir={tmp_path / 'file' / 'run'}")
+    assert (tmp_path / "file").read_text() == "kept"
+    assert not list(run.glob("*.ckpt"))
+
+
+def test_a_run_dir_on_a_read_only_file_system_is_named(call):
+    if not Path("/proc").is_dir():
+        pytest.skip("/proc is not here")
+    assert "run_dir=/proc/run: cannot write" in wrong(call, "train", "--config", DIGITS, "run_dir=/proc/run")
+
+
+def test_training_starts_from_given_weights(call, tmp_path, tiny_checkpoint):
+    run = tmp_path / "run"
+    # a rate of almost nothing: what is saved is what was given
+    call("train", "--config", DIGITS, f"run_dir={run}", "model.name=tiny_net", "optim.epochs=2", "optim.lr=1e-12",
+         "data.batch_size=512", "optim.weight_decay=0", f"model.init_checkpoint={tiny_checkpoint}")  # fmt: skip
+    given, saved = checkpoint.read(tiny_checkpoint).weights, checkpoint.read(run / "last.ckpt").weights
+    assert np.allclose(given["fc.weight"], saved["fc.weight"], atol=1e-6)
+
+
+def test_eval_mistakes(call, tmp_path, tiny_checkpoint):
+    base = ("eval", "--config", DIGITS, "model.name=tiny_net")
+    assert "does not exist" in wrong(call, *base, "--checkpoint", tmp_path / "none.ckpt")
+    assert "is a folder" in wrong(call, *base, "--checkpoint", tmp_path)
+    assert "--checkpoint" in wrong(call, *base)
+    (tmp_path / "foreign.ckpt").write_text("text" * 100)
+    assert "is not a checkpoint" in wrong(call, *base, "--checkpoint", tmp_path / "foreign.ckpt")
+    other = wrong(call, "eval", "--config", DIGITS, "--checkpoint", tiny_checkpoint)
+    assert "tiny_net" in other
+    assert "another architecture" in other
+    images = make_images(tmp_path / "images")
+    two = wrong(call, *base, "data.name=imagefolder", f"data.path={images}", "model.num_classes=null",
+                "--checkpoint", tiny_checkpoint)  # fmt: skip
+    assert "has 10 classes, the model 2" in two
+    shutil.rmtree(images / "val" / "dog")
+    (images / "val" / "dog").mkdir()
+    empty = wrong(call, *base, "data.name=imagefolder", f"data.path={images}", "--checkpoint", tiny_checkpoint)
+    assert str(images / "val" / "dog") in empty
+
+
+def test_export_mistakes(call, tmp_path, tiny_checkpoint):
+    output = tmp_path / "out" / "net.mindir"
+    base = ("export", "--model", "tiny_net", "--image-size", 32, "--output", output)
+    mindir = (*base, "--format", "mindir")
+    assert "--format onxx" in wrong(call, *base, "--format", "onxx")
+    assert "either --config FILE or --model NAME" in wrong(call, "export", "--format", "mindir")
+    assert "either" in wrong(call, *mindir, "--config", DIGITS)
+    assert "--batch" in wrong(call, *mindir, "--batch", "0")
+    assert "--image-size" in wrong(call, *mindir, "--image-size", "-3")
+    assert "does not exist" in wrong(call, *mindir, "--checkpoint", tmp_path / "none.ckpt")
+    assert "has 10 classes, the model 7" in wrong(call, *mindir, "--checkpoint", tiny_checkpoint, "--num-classes", 7)
+    assert "'tiny_net'" in wrong(call, *mindir, "--model", "tiny_nett")
+    assert not output.exists()
+    call(*mindir, "--checkpoint", tiny_checkpoint)
+    before = output.read_bytes()
+    assert "exists already" in wrong(call, *mindir, "--checkpoint", tiny_checkpoint)
+    assert output.read_bytes() == before
+    call(*mindir, "--checkpoint", tiny_checkpoint, "--force")
