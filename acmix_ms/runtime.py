@@ -1,7 +1,7 @@
 """The only home of device, mode, seeds, processes and what differs between MindSpore versions and machines.
 
-Importing it sets two environment variables that MindSpore reads (`setdefault`: what the user has set stays), and
-imports nothing heavy, so `import acmix_ms` does both in time.
+Importing it sets environment variables that MindSpore reads (`setdefault`: what the user has set stays), and imports
+nothing heavy, so that `import acmix_ms` sets them in time.
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ from acmix_ms.errors import UserError, closest
 DEVICES = ("Ascend", "GPU", "CPU")  # best first: the order in which "auto" chooses
 MODES = ("graph", "pynative")
 
+# MindSpore tells every absent device library and many a compile in several lines, and the data pipeline tells each
+# error as a log entry and again as the exception that reaches the caller. Errors of all else are still shown.
+QUIET = {"GLOG_v": "3", "MS_SUBMODULE_LOG_v": "{MD:4}", "OPENCV_LOG_LEVEL": "ERROR"}
+
 _threads: int | None = None  # MindSpore takes the number of CPU kernel threads once per process
 _deterministic = False  # and the switch to deterministic kernels as well
 
@@ -33,8 +37,8 @@ def mindspore_version() -> tuple[int, int] | None:
 
 
 def _guard_environment() -> None:
-    # Warnings of MindSpore (one per absent device library, many per compile) would drown the progress: errors only.
-    os.environ.setdefault("GLOG_v", "3")
+    for name, level in QUIET.items():
+        os.environ.setdefault(name, level)
     # From 2.9 on MindSpore brings a oneDNN whose AVX-512 convolutions fall to the reference kernel, 50-100 times
     # slower; capped to AVX2 they are fast. oneDNN reads this at its first kernel, so it serves after
     # `import mindspore` too, only not after a convolution has run.

@@ -65,6 +65,22 @@ def test_guard_comes_with_the_package():
     assert done.stdout.split() == ["3"]
 
 
+def test_broken_image_is_told_once_by_the_exception():
+    code = """
+import acmix_ms
+import mindspore.dataset as ds, numpy as np
+broken = np.frombuffer(bytes.fromhex("89504e470d0a1a0a") + b"no picture" * 20, np.uint8)
+data = ds.GeneratorDataset([(broken,)], ["image"], shuffle=False).map(ds.vision.Decode(), ["image"])
+try:
+    list(data.create_tuple_iterator())
+except RuntimeError as error:
+    print("Decode" in str(error))
+"""
+    env = {key: value for key, value in os.environ.items() if key not in runtime.QUIET}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("True\n", "")
+
+
 def only(*present):
     return lambda device: device in present
 
