@@ -1,0 +1,190 @@
+"""Attention over a k x k neighbourhood with reflected borders, without unfolding the keys (eq. 9-10).
+
+The map is cut into blocks of queries; each block meets the halo of keys around it in one batched matmul, and a
+constant bias removes what lies outside a query's own window. Letters as in `functional`; bq queries in a block, s
+keys in its halo, nb blocks.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, ops
+
+# Added to logits that must vanish: exp() of it is 0 in fp32 and it still fits fp16.
+MASKED = -1e4
+# Target side of a query block. Side 7 makes 49 x 169 tiles for the paper's k = 7: large enough for a matrix unit.
+BLOCK = 7
+
+
+# ---------------------------------------------------------------------------------------------- sizes -> constants
+def reflect_index(index: np.ndarray, size: int) -> np.ndarray:
+    """Mirror any integers into 0..size-1 as ``np.pad(mode="reflect")`` does, again and again; size 1 repeats."""
+    period = max(2 * (size - 1), 1)
+    index = np.abs(index) % period
+    return np.minimum(index, period - index) if size > 1 else np.zeros_like(index)
+
+
+def _taps(size: int, kernel_size: int, stride: int, dilation: int) -> np.ndarray:
+    """Unmirrored source positions of every output position along one axis: (ceil(size/stride), k)."""
+    centres = np.arange(0, size, stride)
+    return centres[:, None] + dilation * (np.arange(kernel_size) - kernel_size // 2)
+
+
+@functools.lru_cache(maxsize=256)
+def _unfold_index(height: int, width: int, kernel_size: int, stride: int, dilation: int) -> np.ndarray:
+    """Flat source index of each neighbour of each output pixel: (Ho*Wo, k*k)."""
+    rows = reflect_index(_taps(height, kernel_size, stride, dilation), height)
+    cols = reflect_index(_taps(width, kernel_size, stride, dilation), width)
+    index = rows[:, None, :, None] * width + cols[None, :, None, :]  # (Ho, Wo, k, k)
+    return index.reshape(-1, kernel_size * kernel_size).astype(np.int32)
+
+
+def _axis_blocks(size: int, kernel_size: int, stride: int, dilation: int):
+    """Cut one axis into blocks of queries.
+
+    Returns (queries (nb, b): source position of each query, halo (nb, s): mirrored source positions that block
+    needs, inside (b, s): whether a halo position is a tap of that query).
+    """
+    out = -(-size // stride)
+    num_blocks = -(-out // BLOCK)
+    block = -(-out // num_blocks)
+    reach = dilation * (kernel_size // 2)
+    span = stride * (block - 1) + 2 * reach + 1
+    first = np.arange(num_blocks)[:, None] * block * stride
+    # Queries past the edge repeat the last one; nobody reads their result.
+    queries = np.minimum(first + stride * np.arange(block), (out - 1) * stride)
+    halo = reflect_index(first - reach + np.arange(span), size)
+    offset = np.arange(span) - stride * np.arange(block)[:, None]  # distance from the first tap
+    inside = (offset >= 0) & (offset <= 2 * reach) & (offset % dilation == 0)
+    return queries, halo, inside
+
+
+@functools.lru_cache(maxsize=256)
+def _halo_plan(height: int, width: int, kernel_size: int, stride: int, dilation: int):
+    """Index arrays of the halo-block form.
+
+    Returns (number of blocks nb, queries (nb*bq,) or None, keys (nb*s,) or None, bias (bq, s) float32,
+    outputs (Ho*Wo,) or None). None means: the identity, no gather needed.
+    """
+    out_h, out_w = -(-height // stride), -(-width // stride)
+    if out_h <= BLOCK and out_w <= BLOCK:
+        # One block sees the whole map. A source pixel that mirroring makes a tap m times counts m-fold in the
+        # softmax, which is the same as adding log(m) to its logit.
+        index = _unfold_index(height, width, kernel_size, stride, dilation)
+        count = np.zeros((out_h * out_w, height * width))
+        np.add.at(count, (np.arange(out_h * out_w)[:, None], index), 1)
+        bias = np.where(count > 0, np.log(np.maximum(count, 1)), MASKED).astype(np.float32)
+        queries = np.arange(height * width).reshape(height, width)[::stride, ::stride].reshape(-1)
+        return 1, None if stride == 1 else queries.astype(np.int32), None, bias, None
+
+    rows_q, rows_halo, rows_in = _axis_blocks(height, kernel_size, stride, dilation)
+    cols_q, cols_halo, cols_in = _axis_blocks(width, kernel_size, stride, dilation)
+    num_blocks = len(rows_q) * len(cols_q)
+
+    def flat(rows: np.ndarray, cols: np.ndarray) -> np.ndarray:  # (nbh, p), (nbw, q) -> (nbh*nbw*p*q,)
+        return (rows[:, None, :, None] * width + cols[None, :, None, :]).reshape(-1).astype(np.int32)
+
+    inside = rows_in[:, None, :, None] & cols_in[None, :, None, :]  # (bh, bw, sh, sw)
+    block_h, block_w = rows_q.shape[1], cols_q.shape[1]
+    bias = np.where(inside, 0.0, MASKED).astype(np.float32).reshape(block_h * block_w, -1)
+    i, j = np.arange(out_h)[:, None], np.arange(out_w)[None, :]
+    outputs = ((i // block_h) * len(cols_q) + j // block_w) * block_h * block_w + i % block_h * block_w + j % block_w
+    return num_blocks, flat(rows_q, cols_q), flat(rows_halo, cols_halo), bias, outputs.reshape(-1).astype(np.int32)
+
+
+def _tensor(array: np.ndarray | None) -> Tensor | None:
+    return None if array is None else Tensor(array)
+
+
+@ops.constexpr
+def _halo_constants(height, width, kernel_size, stride, dilation):
+    num_blocks, queries, keys, bias, outputs = _halo_plan(height, width, kernel_size, stride, dilation)
+    return num_blocks, _tensor(queries), _tensor(keys), _tensor(bias), _tensor(outputs)
+
+
+@ops.constexpr
+def _unfold_constants(height, width, kernel_size, stride, dilation):
+    centres = np.arange(height * width).reshape(height, width)[::stride, ::stride].reshape(-1)
+    return Tensor(centres.astype(np.int32)), Tensor(_unfold_index(height, width, kernel_size, stride, dilation))
+
+
+# -------------------------------------------------------------------------------------------------------- attention
+def _weighted_sum(logits: Tensor, values: Tensor) -> Tensor:
+    """softmax(logits) @ values, the softmax in fp32 whatever the dtype of values."""
+    return ops.BatchMatMul()(ops.softmax(logits, -1).astype(values.dtype), values)
+
+
+def _attend_halo(q, k, v, height, width, kernel_size, stride, dilation):
+    """Blocks of queries against their halo of keys: two batched matmuls, no k*k-fold expanded tensor."""
+    num_blocks, queries, keys, bias, outputs = _halo_constants(height, width, kernel_size, stride, dilation)
+    dim = q.shape[2]
+    if queries is not None:
+        q = ops.gather(q, queries, 1)
+    if keys is not None:
+        k, v = ops.gather(k, keys, 1), ops.gather(v, keys, 1)
+    q = q.reshape(-1, bias.shape[0], dim)  # (B*N*nb, bq, d)
+    k = k.reshape(-1, bias.shape[1], dim)  # (B*N*nb, s, d)
+    v = v.reshape(-1, bias.shape[1], dim)
+    logits = ops.BatchMatMul(False, True)(q, k).astype(ms.float32) + bias  # (B*N*nb, bq, s)
+    out = _weighted_sum(logits, v).reshape(-1, num_blocks * bias.shape[0], dim)
+    return out if outputs is None else ops.gather(out, outputs, 1)  # (B*N, Ho*Wo, d)
+
+
+def _attend_unfold(q, k, v, height, width, kernel_size, stride, dilation):
+    """The plain form of eq. 9-10: every query with its k*k neighbours spelled out. For comparison; slow and large."""
+    centres, index = _unfold_constants(height, width, kernel_size, stride, dilation)
+    dim = q.shape[2]
+    taps = index.shape[1]
+    q = ops.gather(q, centres, 1).reshape(-1, 1, dim)  # (B*N*Ho*Wo, 1, d)
+    k = ops.gather(k, index.reshape(-1), 1).reshape(-1, taps, dim)  # (B*N*Ho*Wo, k*k, d)
+    v = ops.gather(v, index.reshape(-1), 1).reshape(-1, taps, dim)
+    logits = ops.BatchMatMul(False, True)(q, k).astype(ms.float32)
+    return _weighted_sum(logits, v).reshape(-1, index.shape[0], dim)  # (B*N, Ho*Wo, d)
+
+
+def neighborhood_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    position: Tensor,
+    num_heads: int,
+    kernel_size: int,
+    stride: int = 1,
+    dilation: int = 1,
+    backend: str = "halo",
+) -> Tensor:
+    """Sliding-window attention with reflected borders (eq. 9-10 and the position term of the official code).
+
+    The official logit is q . (k(x+t) + pe(x) - pe(x+t)). The q . pe(x) term is the same for every tap t and cancels
+    in the softmax, so the position encoding is simply subtracted from the keys: exact, and nothing to unfold.
+
+    Args:
+        q, k, v: (B, C, H, W), channels head first.
+        position: (1, d, H, W) position encoding, shared by the heads.
+        num_heads: N; d = C / N.
+        kernel_size: k, odd.
+        stride: output size is ceil(n / stride); queries sit at 0, stride, 2*stride, ...
+        dilation: distance between taps.
+        backend: ``"halo"`` (blocks of queries, matmuls) or ``"unfold"`` (plain form).
+
+    Returns:
+        (B, C, Ho, Wo) in the dtype of v.
+    """
+    _, channels, height, width = q.shape
+    dim = channels // num_heads
+
+    def rows(x):  # (B, C, H, W) -> (B*N, H*W, d)
+        return ops.transpose(x.reshape(-1, dim, height * width), (0, 2, 1))
+
+    q = rows(q * dim**-0.5)
+    k = rows(k) - ops.transpose(position.reshape(1, dim, height * width), (0, 2, 1)).astype(k.dtype)
+    v = rows(v)
+    if backend == "halo":
+        out = _attend_halo(q, k, v, height, width, kernel_size, stride, dilation)
+    else:
+        out = _attend_unfold(q, k, v, height, width, kernel_size, stride, dilation)
+    out_h, out_w = (height + stride - 1) // stride, (width + stride - 1) // stride
+    return ops.transpose(out, (0, 2, 1)).reshape(-1, channels, out_h, out_w)

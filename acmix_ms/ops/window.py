@@ -1,0 +1,107 @@
+"""The window form of ACmix, for Swin."""
+
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.common.initializer import TruncatedNormal, initializer
+
+from acmix_ms.errors import UserError
+from acmix_ms.ops import functional as F
+from acmix_ms.ops.base import MIXES, SHIFTS, TwoPaths, check_choice, check_heads, check_odd, check_positive
+
+
+class WindowACmix(TwoPaths):
+    """Window ACmix, the Swin form (eq. 19): x (B, H, W, C) -> (B, H, W, C), H and W multiples of the window.
+
+    Attention inside each window with a relative-position table, convolution path over the whole (rolled) map with
+    zero padding: ``rate1 * proj(attention) + rate2 * conv``. ``mix="attention"`` is the plain W-MSA of Swin.
+    Parameters are named as in the official code (``qkv``, ``proj``, ``relative_position_bias_table``, ``fc`` with a
+    bias, ``dep_conv``, ``rate1``, ``rate2``).
+
+    Args:
+        dim: C, divisible by ``num_heads``.
+        window_size: side of the window, or (height, width).
+        num_heads: N.
+        qkv_bias: whether the projection has a bias.
+        attn_drop, proj_drop: dropout rates of the attention weights and of the result.
+        conv_kernel_size, shift, mix: as in `ACmix`.
+
+    Raises:
+        UserError: (a ValueError) an argument, or a map size, that cannot work.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        window_size: int | tuple[int, int],
+        num_heads: int,
+        *,
+        qkv_bias: bool = True,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        conv_kernel_size: int = 3,
+        shift: str = "learned",
+        mix: str = "learned",
+    ):
+        super().__init__()
+        window = (window_size, window_size) if isinstance(window_size, (int, np.integer)) else tuple(window_size)
+        if len(window) != 2:
+            raise UserError(f"window_size={window_size!r}: give an integer or (height, width)")
+        check_positive(dim=dim, num_heads=num_heads, window_height=window[0], window_width=window[1])
+        check_odd(conv_kernel_size=conv_kernel_size)
+        check_heads(dim, num_heads, "dim")
+        check_choice(SHIFTS, shift=shift)
+        check_choice(MIXES, mix=mix)
+        self.dim, self.window_size, self.num_heads = dim, window, num_heads
+        self.length = window[0] * window[1]
+
+        # Stage I
+        self.qkv = nn.Dense(dim, 3 * dim, has_bias=qkv_bias)
+        # Stage II
+        if mix != "conv":
+            rows = (2 * window[0] - 1) * (2 * window[1] - 1)
+            table = initializer(TruncatedNormal(0.02), (rows, num_heads), ms.float32)
+            self.relative_position_bias_table = Parameter(table, name="relative_position_bias_table")
+            self.relative_position_index = Tensor(F.relative_position_index(*window).reshape(-1))
+            self.attn_drop = nn.Dropout(p=attn_drop)
+            self.proj = nn.Dense(dim, dim)
+        if mix != "attention":
+            self.build_conv_path(dim, num_heads, conv_kernel_size, 1, 1, shift, fc_bias=True)
+        self.build_rates(mix)
+        self.proj_drop = nn.Dropout(p=proj_drop)
+
+    def construct(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x (B, H, W, C), mask (nW, L, L) added to the logits or None -> (B, H, W, C)."""
+        height, width = x.shape[1], x.shape[2]
+        F.check_window(height, width, self.window_size)
+        qkv = F.dense(x, self.qkv.weight, self.qkv.bias if self.qkv.has_bias else None)  # (B, H, W, 3C)
+        if self.mix == "conv":
+            return self.proj_drop(self.window_conv_path(qkv))
+        attention = self.attention_path(qkv, mask)
+        if self.mix == "attention":
+            return self.proj_drop(attention)
+        return self.proj_drop(self.sum_paths(attention, self.window_conv_path(qkv)))
+
+    def window_conv_path(self, qkv: Tensor) -> Tensor:
+        """(B, H, W, 3C) -> (B, H, W, C): neighbours across window borders count."""
+        return ops.transpose(self.conv_path(ops.transpose(qkv, (0, 3, 1, 2))), (0, 2, 3, 1))
+
+    def attention_path(self, qkv: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, H, W, 3C) -> (B, H, W, C)."""
+        height, width = qkv.shape[1], qkv.shape[2]
+        heads, dim = self.num_heads, self.dim // self.num_heads
+        qkv = F.window_partition(qkv, self.window_size).reshape(-1, self.length, 3 * heads, dim)
+        qkv = ops.transpose(qkv, (0, 2, 1, 3))  # (B*nW, 3N, L, d)
+        q, k, v = ops.split(qkv, heads, 1)  # (B*nW, N, L, d)
+        weights = F.window_attention_weights(q * dim**-0.5, k, self.position_bias(), mask)
+        out = ops.BatchMatMul()(self.attn_drop(weights).astype(v.dtype), v)  # (B*nW, N, L, d)
+        out = ops.transpose(out, (0, 2, 1, 3)).reshape(-1, self.length, self.dim)
+        out = F.dense(out, self.proj.weight, self.proj.bias)
+        return F.window_merge(out, self.window_size, height, width)
+
+    def position_bias(self) -> Tensor:
+        """(N, L, L) bias from the table."""
+        bias = ops.gather(self.relative_position_bias_table, self.relative_position_index, 0)  # (L*L, N)
+        return ops.transpose(bias, (1, 0)).reshape(self.num_heads, self.length, self.length)
