@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
 
 from acmix_ms.errors import UserError
-
-# MindSpore's data pipeline (MD) prints in C++ what it raises in Python as well. A command says it once, in one line.
-# Here and not in `runtime`, because it is for commands only; it must be set before MindSpore is imported.
-os.environ.setdefault("MS_SUBMODULE_LOG_v", "{MD:4}")
 
 
 class ArgumentParser(argparse.ArgumentParser):

@@ -20,6 +20,7 @@ from acmix_ms.errors import run_cli  # noqa: E402
 
 CONFIG = ROOT / "configs" / "classification" / "acmix_resnet_digits.yaml"
 RUN = Path("runs") / "quickstart"
+RATES = "rates.png"
 TARGET = 97.0  # percent top-1 of the held-out digits
 
 
@@ -66,7 +67,8 @@ def main(argv: list[str] | None = None) -> int:
     rates = figures.collect_rates(net)
     for layer, alpha, beta in rates:
         print(f"{layer:<28} |alpha| {abs(alpha):.3f}   |beta| {abs(beta):.3f}")
-    figures.plot_rates({cfg.model.name: [(alpha, beta) for _, alpha, beta in rates]}, folder / "rates.png")
+    if rates:  # a plain model has none
+        figures.plot_rates({cfg.model.name: [(alpha, beta) for _, alpha, beta in rates]}, folder / RATES)
 
     summary = {
         "top1": round(scores["top1"], 2),
@@ -83,7 +85,8 @@ def main(argv: list[str] | None = None) -> int:
     print(f"weights          {best}, and all that resuming needs in {folder / run_dir.LAST}")
     print(f"exported file    {exported}, largest difference {summary['export_max_difference']:g}")
     print(f"curves           {folder / run_dir.CURVES}")
-    print(f"alpha and beta   {folder / 'rates.png'}")
+    if rates:
+        print(f"alpha and beta   {folder / RATES}")
     print(f"these numbers    {folder / 'summary.json'}")
     print("the plain twin   python train.py --config configs/classification/resnet_digits.yaml")
     if summary["top1"] < TARGET:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import mindspore as ms
@@ -206,3 +209,27 @@ def test_export_mistakes(call, tmp_path, tiny_checkpoint):
     assert "exists already" in wrong(call, *mindir, "--checkpoint", tiny_checkpoint)
     assert output.read_bytes() == before
     call(*mindir, "--checkpoint", tiny_checkpoint, "--force")
+
+
+@pytest.mark.slow
+def test_quickstart_beside_an_earlier_run(tmp_path):
+    """One epoch is far from the target, which the exit code must say; everything else must be there all the same."""
+    earlier, oldest = tmp_path / "runs" / "quickstart", tmp_path / "runs" / "quickstart.previous"
+    for folder in (earlier, oldest):
+        folder.mkdir(parents=True)
+        (folder / "last.ckpt").write_text(folder.name)
+    command = [sys.executable, str(ROOT / "scripts" / "quickstart.py"), "optim.epochs=1", "data.batch_size=128"]
+    # in a folder of its own: it writes to runs/ in the working directory
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "is below 97 %" in done.stderr
+    assert "the earlier run is now in" in done.stdout
+    assert (oldest / "last.ckpt").read_text() == "quickstart"
+    summary = json.loads((earlier / "summary.json").read_text())
+    assert {"top1", "params", "train_seconds", "export_max_difference"} <= summary.keys()
+    assert 0 < summary["top1"] < 97
+    assert summary["export_max_difference"] < 1e-4
+    said = done.stdout.partition("[5/5] summary")[2]
+    for name in ("best.ckpt", "last.ckpt", "acmix_resnet_digits.mindir", "curves.png", "rates.png", "summary.json"):
+        assert (earlier / name).stat().st_size > 0
+        assert str(Path("runs") / "quickstart" / name) in said
