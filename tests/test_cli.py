@@ -11,7 +11,7 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 import pytest
-from tiny import TinyNet, make_images
+from tiny import TinyNet, make_images, register
 
 import eval as eval_script
 import export as export_script
@@ -28,6 +28,7 @@ SCRIPTS = {"train": train_script, "eval": eval_script, "export": export_script}
 def call(monkeypatch):
     """``call("train", "--config", ...)``: the main function of a script, in this process, from the repository root."""
     monkeypatch.chdir(ROOT)
+    register()
     return lambda script, *args: SCRIPTS[script].main([str(arg) for arg in args])
 
 

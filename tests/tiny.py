@@ -47,9 +47,11 @@ def restless(num_classes: int = 1000) -> Restless:
     return Restless()
 
 
-for builder in (tiny_net, restless):
-    if builder.__name__ not in list_models():
-        register_model(builder)
+def register() -> None:
+    """Make both known to `create_model`. For fixtures: at import, tests that run over `list_models()` would see them."""
+    for builder in (tiny_net, restless):
+        if builder.__name__ not in list_models():
+            register_model(builder)
 
 
 def make_images(root: Path, *, classes=("cat", "dog"), train: int = 6, val: int = 3, seed: int = 0) -> Path:
