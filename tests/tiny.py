@@ -48,7 +48,7 @@ def restless(num_classes: int = 1000) -> Restless:
 
 
 def register() -> None:
-    """Make both known to `create_model`. For fixtures: at import, tests that run over `list_models()` would see them."""
+    """Make both known to `create_model`. For fixtures: at import, tests over `list_models()` would see them."""
     for builder in (tiny_net, restless):
         if builder.__name__ not in list_models():
             register_model(builder)
