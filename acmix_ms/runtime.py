@@ -101,6 +101,15 @@ def start(
     return device
 
 
+def assign(parameter, value) -> None:
+    """Set a Parameter to an array. An operator, because a graph that has run may go on with the value before
+    ``set_data``.
+    """
+    import mindspore as ms
+
+    ms.ops.assign(parameter, ms.Tensor(value, parameter.dtype))
+
+
 def rank() -> int:
     """Number of this process among those that msrun started, 0 without msrun."""
     return int(os.environ["RANK_ID"]) if _is_worker() else 0

@@ -6,8 +6,9 @@ import logging
 from collections.abc import Mapping
 
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import nn
 
+from acmix_ms import runtime
 from acmix_ms.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -74,5 +75,5 @@ def load_torch_state(net: nn.Cell, state: Mapping[str, np.ndarray], *, drop_head
         raise UserError(f"state dict does not fit {type(net).__name__}: {'; '.join(problems)}{hint}")
     for name, parameter in parameters.items():
         if name not in dropped:
-            parameter.set_data(Tensor(arrays[name], parameter.dtype))
+            runtime.assign(parameter, arrays[name])
     return dropped

@@ -198,7 +198,7 @@ def test_lost_training_stops_with_step_and_rate_and_keeps_the_checkpoint(tmp_pat
         for i, (images, labels) in enumerate(real(epoch)):
             if (epoch, i) == (1, 3):
                 if broken == "weight":
-                    checkpoint.assign(trainer.net.fc.bias, np.full(10, np.nan, np.float32))
+                    runtime.assign(trainer.net.fc.bias, np.full(10, np.nan, np.float32))
                 else:
                     images = images * np.float32(1e38)  # ReLU on CPU turns nan into 0: the loss stays finite
             yield images, labels

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from models import create_model, list_models, register_model
 from models.layers import DropPath, drop_path_rates
 from models.pretrained import load_torch_state
 from models.swin import PatchMerging, SwinBlock, SwinTransformer, _attention_mask, roll
+from tests.conftest import ROOT
 from tests.official import official_input, official_state
 from tests.test_ops import filled, relative
 
@@ -270,3 +273,8 @@ def test_mindir_with_dynamic_batch_equals_the_model(tmp_path, build):
     for batch in (1, 3):
         x = images(batch, 3, 40, 56)
         assert relative(loaded(x), net(x).asnumpy()) < 1e-6
+
+
+def test_readme_table_is_true():
+    rows = re.findall(r"^\| `(\w+)` \| ([\d,]+) \|", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert {name: int(count.replace(",", "")) for name, count in rows} == PARAMETERS

@@ -21,8 +21,9 @@ import mindspore as ms
 import numpy as np
 import safetensors
 import safetensors.numpy
-from mindspore import nn, ops
+from mindspore import nn
 
+from acmix_ms import runtime
 from acmix_ms.engine.run_dir import require_checkpoint
 from acmix_ms.errors import UserError
 
@@ -111,12 +112,7 @@ def assign_weights(net: nn.Cell, checkpoint: Checkpoint, path: str | os.PathLike
     parameters = net.parameters_dict()
     _check_fit({name: tuple(p.shape) for name, p in parameters.items()}, checkpoint, path)
     for name, parameter in parameters.items():
-        assign(parameter, checkpoint.weights[name])
-
-
-def assign(parameter: ms.Parameter, value: np.ndarray) -> None:
-    """Set a parameter. ``set_data`` is not enough: a graph that has run already goes on with the value before."""
-    ops.assign(parameter, ms.Tensor(value, parameter.dtype))
+        runtime.assign(parameter, checkpoint.weights[name])
 
 
 def _array(value) -> np.ndarray:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 
 import mindspore as ms
-from mindspore import nn, ops
+import numpy as np
+from mindspore import nn
 from mindspore.experimental import optim as experimental
 
+from acmix_ms import runtime
 from acmix_ms.config import OptimConfig
 from acmix_ms.errors import UserError, closest
 
@@ -42,13 +44,13 @@ def build_optimizer(net: nn.Cell, config: OptimConfig) -> nn.Cell:
 
 
 def set_learning_rate(optimizer: nn.Cell, value: float) -> None:
-    """Use ``value`` from the next step on. An assign operator, because compiled graphs do not see ``set_data``."""
+    """Use ``value`` from the next step on."""
     if isinstance(optimizer, nn.Momentum):
         rates = [optimizer.learning_rate]
     else:
         rates = [group["lr"] for group in optimizer.param_groups]
     for rate in rates:
-        ops.assign(rate, ms.Tensor(value, ms.float32))
+        runtime.assign(rate, np.float32(value))
 
 
 def optimizer_state(optimizer: nn.Cell) -> dict[str, ms.Parameter]:

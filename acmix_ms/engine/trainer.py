@@ -10,6 +10,7 @@ import mindspore as ms
 from mindspore import nn, ops
 
 from acmix_ms import config as configuration
+from acmix_ms import runtime
 from acmix_ms.config import Config
 from acmix_ms.data.loader import Loader
 from acmix_ms.engine import checkpoint, precision, run_dir
@@ -198,6 +199,6 @@ class Trainer:
                 "resume with the same data and data.batch_size, or give another run_dir"
             )
         for name, parameter in state.items():
-            checkpoint.assign(parameter, saved.state[name])
+            runtime.assign(parameter, saved.state[name])
         self.epoch, self.best_top1 = saved.meta["epoch"], saved.meta["best_top1"]
         print(f"resumed from {path}: {self.epoch} epochs done, best top-1 {self.best_top1:.2f} %", flush=True)
