@@ -42,6 +42,13 @@ def check_heads(channels: int, num_heads: int, channels_name: str) -> None:
         raise UserError(f"{channels_name}={channels} is not divisible by num_heads={num_heads}: change one of them")
 
 
+def check_multiple(**values: int) -> None:
+    """Raise UserError unless the first of two arguments is a multiple of the second."""
+    (name, value), (divisor_name, divisor) = values.items()
+    if value % divisor:
+        raise UserError(f"{name}={value} is not a multiple of {divisor_name}={divisor}: change one of them")
+
+
 class ShiftConv(nn.Cell):
     """Group convolution that shifts and sums (Fig. 3c): weight (C, k*k, k, k), no bias, zero padding.
 
@@ -90,7 +97,10 @@ class TwoPaths(nn.Cell):
 
     def conv_path(self, qkv: Tensor) -> Tensor:
         """(B, 3C, H, W) -> (B, C, Ho, Wo)."""
-        f = F.mix_features(qkv, self.fc.weight, self.fc.bias if self.fc.has_bias else None, self.num_heads)
+        return self.shift_and_sum(F.mix_features(qkv, self.fc.weight, self.fc.bias if self.fc.has_bias else None))
+
+    def shift_and_sum(self, f: Tensor) -> Tensor:
+        """(B, d*k*k, H, W) -> (B, C, Ho, Wo)."""
         if self.shift == "tensor":
             return F.tensor_shift(f, self.num_heads, self.conv_kernel_size, self.stride, self.dilation)
         return self.dep_conv(f)
