@@ -75,6 +75,17 @@ class PatchEmbed(nn.Cell):
         return self.norm(ops.transpose(self.proj(x), (0, 2, 3, 1)))
 
 
+class MapConv(nn.Cell):
+    """Dense 3x3 convolution over (B, H, W, C): what Conv-Swin-T of Table 6 has in place of window attention."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.conv = nn.Conv2d(dim, dim, 3, pad_mode="pad", padding=1)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return ops.transpose(self.conv(ops.transpose(x, (0, 3, 1, 2))), (0, 2, 3, 1))
+
+
 class SwinBlock(nn.Cell):
     """norm -> (shifted) window operator -> + ; norm -> MLP -> + : (B, H, W, C) -> (B, H, W, C), any H and W.
 
@@ -83,7 +94,7 @@ class SwinBlock(nn.Cell):
         shift_size: cyclic shift; a map that fits into one window is not shifted (as in the official code).
         mlp_ratio: hidden size of the MLP over dim.
         drop, drop_path: rates of dropout and stochastic depth.
-        operator: further arguments of `WindowACmix`.
+        operator: further arguments of `WindowACmix`, or ``"conv"`` for a dense 3x3 convolution, without windows.
     """
 
     def __init__(
@@ -95,18 +106,23 @@ class SwinBlock(nn.Cell):
         mlp_ratio: float = 4.0,
         drop: float = 0.0,
         drop_path: float = 0.0,
-        operator: dict | None = None,
+        operator: dict | str | None = None,
     ):
         super().__init__()
         self.window_size, self.shift_size = window_size, shift_size
         self.norm1 = nn.LayerNorm((dim,), epsilon=NORM_EPS)
-        self.attn = WindowACmix(dim, window_size, num_heads, proj_drop=drop, **(operator or {}))
+        self.windowed = operator != "conv"
+        if self.windowed:
+            self.attn = WindowACmix(dim, window_size, num_heads, proj_drop=drop, **(operator or {}))
+        else:
+            self.attn = MapConv(dim)
         self.norm2 = nn.LayerNorm((dim,), epsilon=NORM_EPS)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), drop)
         self.drop_path = DropPath(drop_path)
 
     def construct(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.windows(self.norm1(x)))
+        y = self.norm1(x)
+        x = x + self.drop_path(self.windows(y) if self.windowed else self.attn(y))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
     def windows(self, x: Tensor) -> Tensor:
@@ -174,7 +190,7 @@ class SwinTransformer(nn.Cell):
         mlp_ratio: hidden size of the MLPs over dim.
         drop_rate, drop_path_rate: dropout and the largest rate of stochastic depth.
         in_channels: of the images.
-        operator: further arguments of `WindowACmix` (``shift``, ``mix``, ...).
+        operator: further arguments of `WindowACmix` (``shift``, ``mix``, ...), or ``"conv"`` (see `SwinBlock`).
     """
 
     def __init__(
@@ -190,7 +206,7 @@ class SwinTransformer(nn.Cell):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.1,
         in_channels: int = 3,
-        operator: dict | None = None,
+        operator: dict | str | None = None,
     ):
         super().__init__()
         self.features_only = features_only
@@ -241,7 +257,7 @@ DEPTHS = {"tiny": (2, 2, 6, 2), "small": (2, 2, 18, 2)}
 DROP_PATH = {"tiny": 0.2, "small": 0.3}
 
 
-def _swin(size: str, num_classes: int, operator: dict, **kwargs) -> SwinTransformer:
+def _swin(size: str, num_classes: int, operator: dict | str, **kwargs) -> SwinTransformer:
     kwargs.setdefault("drop_path_rate", DROP_PATH[size])
     return SwinTransformer(DEPTHS[size], num_classes, operator=operator, **kwargs)
 
@@ -262,6 +278,12 @@ def swin_tiny(num_classes: int = 1000, **kwargs) -> SwinTransformer:
 def swin_small(num_classes: int = 1000, **kwargs) -> SwinTransformer:
     """Plain Swin-S: 49.6M parameters, 8.7G multiply-adds at 224."""
     return _swin("small", num_classes, {"mix": "attention"}, **kwargs)
+
+
+@register_model
+def conv_swin_tiny(num_classes: int = 1000, **kwargs) -> SwinTransformer:
+    """Conv-Swin-T of Table 6: a dense 3x3 convolution in place of window attention. 39.0M parameters."""
+    return _swin("tiny", num_classes, "conv", **kwargs)
 
 
 @register_model
