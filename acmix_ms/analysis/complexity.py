@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import prod
 
-import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
+from acmix_ms import runtime
 from acmix_ms.ops import ACmix, PatchwiseACmix, ShiftConv, SpatialReductionACmix, WindowACmix
 
 CONVENTIONS = ("A", "A+bias", "dagger", "A+norm")
@@ -86,15 +86,14 @@ def complexity(cell: nn.Cell, *input_shapes: tuple[int, ...]) -> Complexity:
     for name, part in _counted(cell):
         rule = _rule(part)
         handles.append(part.register_forward_hook(_recorder(items, name, rule)))
-    mode, training = ms.get_context("mode"), cell.training
-    ms.set_context(mode=ms.PYNATIVE_MODE)
+    training = cell.training
     try:
-        cell.set_train(False)
-        cell(*(Tensor(np.zeros(shape, np.float32)) for shape in input_shapes))
+        with runtime.pynative():
+            cell.set_train(False)
+            cell(*(Tensor(np.zeros(shape, np.float32)) for shape in input_shapes))
     finally:
         for handle in handles:
             handle.remove()
-        ms.set_context(mode=mode)
         cell.set_train(training)
     return Complexity(tuple(items), count_params([cell]))
 
