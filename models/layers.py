@@ -92,3 +92,10 @@ def resize_positions(table: Tensor, side: int, height: int, width: int) -> Tenso
     table = ops.matmul(_bilinear_matrix(height, side), table.reshape(side, side * channels))  # (H, side*C)
     table = ops.matmul(_bilinear_matrix(width, side), table.reshape(height, side, channels))  # (H, W, C)
     return table.reshape(1, height * width, channels)
+
+
+def resize_table(table: Tensor, rows: int) -> Tensor:
+    """A table of relative distances for a map of another size: (2S - 1, d) -> (rows, d), bilinear."""
+    if rows == table.shape[0]:
+        return table
+    return ops.matmul(_bilinear_matrix(rows, table.shape[0]).astype(table.dtype), table)

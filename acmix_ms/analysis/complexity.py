@@ -117,10 +117,17 @@ def _counted(cell: nn.Cell):
 
 # ------------------------------------------------------------------------------------------------------------ rules
 def _rule(cell: nn.Cell) -> Callable | None:
+    if hasattr(cell, "work"):
+        return _declared
     for kind, rule in RULES.items():
         if isinstance(cell, kind):
             return rule
     return None
+
+
+def _declared(name: str, cell: nn.Cell, given: tuple, out: tuple) -> list[Item]:
+    """A Cell that this module does not know tells its work itself: ``cell.work(given, out) -> [fields of Item]``."""
+    return [Item(name, **piece) for piece in cell.work(given, out)]
 
 
 def _conv(name: str, cell: nn.Conv2d, given: tuple, out: tuple) -> list[Item]:
