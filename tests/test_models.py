@@ -69,7 +69,7 @@ def every_block(name: str) -> dict:
 def test_registry():
     assert set(PARAMETERS) | {"resnet_digits", "acmix_resnet_digits"} <= set(list_models())
     assert list_models() == sorted(list_models())
-    assert list_models("acmix_swin_*") == ["acmix_swin_small", "acmix_swin_tiny"]
+    assert list_models("acmix_swin_*") == ["acmix_swin_digits", "acmix_swin_small", "acmix_swin_tiny"]
     with pytest.raises(UserError, match="'acmix_resnet5'.*'acmix_resnet50'"):
         create_model("acmix_resnet5")
     with pytest.raises(UserError, match="resnet26.*kernel_shape"):
@@ -133,13 +133,28 @@ def test_features(name):
     maps = net(images(1, 3, height, width))
     assert len(maps) == len(net.feature_strides) == len(net.feature_channels) == (1 if "deit" in name else 4)
     for x, stride, channels in zip(maps, net.feature_strides, net.feature_channels):
-        if "resnet" in name or "swin" in name:  # padded; the others leave a remainder out, as their official code does
+        if "net" in name or "swin" in name:  # padded; the others leave a remainder out, as their official code does
             size = (-(-height // stride), -(-width // stride))
         else:
             size = (height // stride, width // stride)
         assert x.shape == (1, channels, *size)
         assert np.isfinite(x.asnumpy()).all()
     assert not [p.name for p in net.get_parameters() if p.name.startswith(("fc.", "head."))]
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_mindir_and_half_precision(tmp_path, name):
+    net = create_model(name, num_classes=5).set_train(False)
+    x = images(1, 3, 32, 32)
+    eager = net(x).asnumpy()
+    runtime.start(mode="graph")
+    ms.export(net, x, file_name=str(tmp_path / "m"), file_format="MINDIR")
+    loaded = nn.GraphCell(ms.load(str(tmp_path / "m.mindir")))
+    assert relative(loaded(x), eager) < 1e-4
+    runtime.start(mode="pynative")
+    half = net.to_float(ms.float16)(x)
+    assert half.dtype == ms.float16
+    assert np.isfinite(half.asnumpy()).all()
 
 
 @pytest.mark.parametrize(
