@@ -14,7 +14,7 @@ from acmix_ms.errors import UserError
 from acmix_ms.ops.base import TwoPaths
 from acmix_ms.ops.functional import shift_kernels
 from models import create_model, list_models, register_model
-from models.layers import DropPath, drop_path_rates
+from models.layers import DropPath, drop_path_rates, resize_positions
 from models.pretrained import load_torch_state
 from models.swin import PatchMerging, SwinBlock, SwinTransformer, _attention_mask, roll
 from tests.conftest import ROOT
@@ -277,6 +277,17 @@ def test_padding_never_enters_the_attention(size):
     out = net.attn(rolled, _attention_mask(*size, 7, shift)).asnumpy()
     out = np.roll(out, (shift, shift), (1, 2))[:, : size[0], : size[1]]
     assert relative(out, expected) < 1e-5
+
+
+def test_positions_are_resized_bilinearly():
+    table = Tensor(np.arange(8, dtype=np.float32).reshape(1, 4, 2))  # 2x2 positions of two channels
+    assert resize_positions(table, 2, 2, 2) is table
+    wide = resize_positions(table, 2, 2, 4).asnumpy().reshape(2, 4, 2)
+    assert np.allclose(wide[0, :, 0], [0, 0.5, 1.5, 2])  # half-pixel centres, edges repeated
+    tall = resize_positions(table, 2, 4, 2).asnumpy().reshape(4, 2, 2)
+    assert np.allclose(tall[:, 1, 1], [3, 4, 6, 7])
+    small = resize_positions(table, 2, 1, 1).asnumpy()
+    assert np.allclose(small, table.asnumpy().mean(1))
 
 
 def test_roll_and_merging_equal_numpy():
