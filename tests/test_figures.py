@@ -116,6 +116,7 @@ def test_collect_rates_follows_the_layers():
 def test_collect_rates_of_the_real_operator():
     net = nn.SequentialCell(ACmix(8, 8), nn.ReLU(), ACmix(8, 8, mix="conv"))
     assert figures.collect_rates(net) == [("0", 0.5, 0.5)]
+    assert figures.collect_rates(nn.SequentialCell(ACmix(8, 8, mix="alpha_one"))) == [("0", 0.5, 1.0)]
 
 
 def test_operator(tmp_path):

@@ -14,7 +14,7 @@ from models.pretrained import torch_name
 from tests.test_ops import relative
 
 TOLERANCE = 1e-5
-SHIFTS, MIXES = ["tensor", "fixed", "random", "learned"], ["attention", "conv", "sum", "alpha", "learned"]
+SHIFTS, MIXES = ["tensor", "fixed", "random", "learned"], ["attention", "conv", "sum", "alpha_one", "alpha", "learned"]
 
 
 def filled(net) -> dict[str, np.ndarray]:

@@ -124,14 +124,18 @@ def plot_rates(rates: dict[str, list[tuple[float, float]]], png_path: PathLike) 
 def collect_rates(cell: nn.Cell) -> list[tuple[str, float, float]]:
     """(layer, alpha, beta) of every ACmix layer with learned rates, in the order of the network.
 
-    A layer that learns alpha alone (``mix="alpha"``) has beta = 1 - alpha.
+    A layer that learns alpha alone has beta = 1 - alpha (``mix="alpha"``) or 1 (``mix="alpha_one"``).
     """
     found: dict[str, dict[str, float]] = {}
+    fixed_one = {name for name, layer in cell.cells_and_names() if getattr(layer, "mix", None) == "alpha_one"}
     for name, parameter in cell.parameters_and_names():
         layer, _, last = name.rpartition(".")
         if last in ("rate1", "rate2"):
             found.setdefault(layer, {})[last] = float(parameter.asnumpy().reshape(-1)[0])
-    return [(layer, pair["rate1"], pair.get("rate2", 1 - pair["rate1"])) for layer, pair in found.items()]
+    return [
+        (layer, pair["rate1"], pair.get("rate2", 1.0 if layer in fixed_one else 1 - pair["rate1"]))
+        for layer, pair in found.items()
+    ]
 
 
 def _line(axes: Axes, x: list[int], y: list[float], index: int, label: str) -> None:

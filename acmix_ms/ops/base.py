@@ -11,7 +11,7 @@ from acmix_ms.errors import UserError
 from acmix_ms.ops import functional as F
 
 SHIFTS = ("tensor", "fixed", "random", "learned")
-MIXES = ("attention", "conv", "sum", "alpha", "learned")
+MIXES = ("attention", "conv", "sum", "alpha_one", "alpha", "learned")
 
 
 def check_positive(**values: int) -> None:
@@ -90,7 +90,7 @@ class TwoPaths(nn.Cell):
 
     def build_rates(self, mix: str) -> None:
         self.mix = mix
-        if mix in ("alpha", "learned"):
+        if mix in ("alpha_one", "alpha", "learned"):
             self.rate1 = Parameter(Tensor([0.5], ms.float32), name="rate1")
         if mix == "learned":
             self.rate2 = Parameter(Tensor([0.5], ms.float32), name="rate2")
@@ -110,5 +110,7 @@ class TwoPaths(nn.Cell):
         if self.mix == "sum":
             return attention + conv
         alpha = self.rate1.astype(attention.dtype)
+        if self.mix == "alpha_one":
+            return alpha * attention + conv
         beta = self.rate2.astype(attention.dtype) if self.mix == "learned" else 1 - alpha
         return alpha * attention + beta * conv

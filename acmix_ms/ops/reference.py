@@ -60,7 +60,7 @@ def sum_paths(attention: np.ndarray | None, conv: np.ndarray | None, p: dict[str
     if mix == "conv":
         return conv
     alpha = {"sum": 1.0}.get(mix, p.get("rate1"))
-    beta = {"sum": 1.0, "alpha": 1.0 - np.asarray(alpha)}.get(mix, p.get("rate2"))
+    beta = {"sum": 1.0, "alpha_one": 1.0, "alpha": 1.0 - np.asarray(alpha)}.get(mix, p.get("rate2"))
     return alpha * attention + beta * conv
 
 
