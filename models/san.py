@@ -45,7 +45,8 @@ class SAN(nn.Cell):
             instead of logits; ``feature_channels`` and ``feature_strides`` tell what they are.
         operator: further arguments of `PatchwiseACmix`.
         in_channels: of the images.
-        width: channels of the first layer; 4, 8, 16, 32 times as many follow.
+        width: channels of the first layer, a multiple of 16; 4, 8, 16, 32 times as many follow.
+        kernels: side of the attention window in each of the five layers.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class SAN(nn.Cell):
         operator: dict | None = None,
         in_channels: int = 3,
         width: int = WIDTH,
+        kernels: tuple[int, int, int, int, int] = KERNELS,
     ):
         super().__init__()
         channels = tuple(width * factor for factor in (1, 4, 8, 16, 32))
@@ -69,7 +71,7 @@ class SAN(nn.Cell):
         before = (width,) + channels[:-1]
         convs = [nn.Conv2d(before[i], channels[i], 1) for i in range(5)]
         layers = [
-            nn.SequentialCell([Bottleneck(channels[i], KERNELS[i], operator or {}) for _ in range(depths[i])])
+            nn.SequentialCell([Bottleneck(channels[i], kernels[i], operator or {}) for _ in range(depths[i])])
             for i in range(5)
         ]
         norms = [nn.BatchNorm2d(c) for c in channels]
@@ -94,44 +96,69 @@ class SAN(nn.Cell):
         return self.fc(c5.mean((2, 3)))
 
 
-DEPTHS = {10: (2, 1, 2, 4, 1), 15: (3, 2, 3, 5, 2), 19: (3, 3, 4, 6, 3)}
+SIZES = {
+    "10": {"depths": (2, 1, 2, 4, 1)},
+    "15": {"depths": (3, 2, 3, 5, 2)},
+    "19": {"depths": (3, 3, 4, 6, 3)},
+    # For 32x32 images: maps of 16, 8, 4, 2 and 1.
+    "digits": {"depths": (1, 1, 2, 2, 1), "width": 16, "kernels": (3, 5, 5, 3, 3)},
+}
 
 
-def _san(depth: int, num_classes: int, features_only: bool = False, in_channels: int = 3, **operator) -> SAN:
-    return SAN(DEPTHS[depth], num_classes, features_only=features_only, in_channels=in_channels, operator=operator)
+def _san(size: str, num_classes: int, features_only: bool = False, in_channels: int = 3, **operator) -> SAN:
+    return SAN(
+        num_classes=num_classes,
+        features_only=features_only,
+        in_channels=in_channels,
+        operator=operator,
+        **SIZES[size],
+    )
 
 
 @register_model
 def san10(num_classes: int = 1000, **kwargs) -> SAN:
     """Plain SAN-10 (patchwise): 11.8M parameters, 1.9G multiply-adds at 224."""
-    return _san(10, num_classes, mix="attention", **kwargs)
+    return _san("10", num_classes, mix="attention", **kwargs)
 
 
 @register_model
 def san15(num_classes: int = 1000, **kwargs) -> SAN:
     """Plain SAN-15 (patchwise): 16.2M parameters, 2.6G multiply-adds at 224."""
-    return _san(15, num_classes, mix="attention", **kwargs)
+    return _san("15", num_classes, mix="attention", **kwargs)
 
 
 @register_model
 def san19(num_classes: int = 1000, **kwargs) -> SAN:
     """Plain SAN-19 (patchwise): 20.5M parameters, 3.3G multiply-adds at 224."""
-    return _san(19, num_classes, mix="attention", **kwargs)
+    return _san("19", num_classes, mix="attention", **kwargs)
 
 
 @register_model
 def acmix_san10(num_classes: int = 1000, **kwargs) -> SAN:
     """SAN-ACmix 10: 12.0M parameters. Keyword arguments of `PatchwiseACmix` (``shift``, ``mix``, ...) are passed on."""
-    return _san(10, num_classes, **kwargs)
+    return _san("10", num_classes, **kwargs)
 
 
 @register_model
 def acmix_san15(num_classes: int = 1000, **kwargs) -> SAN:
     """SAN-ACmix 15: 16.4M parameters. Keyword arguments of `PatchwiseACmix` (``shift``, ``mix``, ...) are passed on."""
-    return _san(15, num_classes, **kwargs)
+    return _san("15", num_classes, **kwargs)
 
 
 @register_model
 def acmix_san19(num_classes: int = 1000, **kwargs) -> SAN:
     """SAN-ACmix 19: 20.8M parameters. Keyword arguments of `PatchwiseACmix` (``shift``, ``mix``, ...) are passed on."""
-    return _san(19, num_classes, **kwargs)
+    return _san("19", num_classes, **kwargs)
+
+
+# The first layer of the small ones has 4 channels of v, so that 4 instead of 8 channels share their weights.
+@register_model
+def san_digits(num_classes: int = 1000, **kwargs) -> SAN:
+    """A small plain SAN (patchwise) for 32x32 images."""
+    return _san("digits", num_classes, mix="attention", share_channels=4, **kwargs)
+
+
+@register_model
+def acmix_san_digits(num_classes: int = 1000, **kwargs) -> SAN:
+    """`san_digits` with ACmix; takes keyword arguments of `PatchwiseACmix` (``shift``, ``mix``, ...) too."""
+    return _san("digits", num_classes, **{"share_channels": 4, **kwargs})

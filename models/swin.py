@@ -59,7 +59,7 @@ def roll(x: Tensor, shift: int) -> Tensor:
 
 
 class PatchEmbed(nn.Cell):
-    """Images (B, 3, H, W) -> tokens (B, ceil(H/4), ceil(W/4), dim): a 4x4/4 convolution and a norm."""
+    """Images (B, 3, H, W) -> tokens (B, ceil(H/p), ceil(W/p), dim), p = patch_size: a p x p / p convolution, a norm."""
 
     def __init__(self, in_channels: int, dim: int, patch_size: int = 4):
         super().__init__()
@@ -183,9 +183,10 @@ class SwinTransformer(nn.Cell):
     Args:
         depths, num_heads: of each stage; dim doubles from stage to stage.
         num_classes: size of the classifier.
-        features_only: return four normalised maps (B, C, h, w) of stride 4, 8, 16, 32 instead of logits, as Swin's
-            detectors take them; ``feature_channels`` and ``feature_strides`` tell what they are.
+        features_only: return four normalised maps (B, C, h, w) of stride 4, 8, 16, 32 (with patches of 4) instead of
+            logits, as Swin's detectors take them; ``feature_channels`` and ``feature_strides`` tell what they are.
         dim: channels of the first stage.
+        patch_size: side of the patches that become tokens.
         window_size: side of the windows.
         mlp_ratio: hidden size of the MLPs over dim.
         drop_rate, drop_path_rate: dropout and the largest rate of stochastic depth.
@@ -201,6 +202,7 @@ class SwinTransformer(nn.Cell):
         features_only: bool = False,
         dim: int = 96,
         num_heads: tuple[int, int, int, int] = (3, 6, 12, 24),
+        patch_size: int = 4,
         window_size: int = 7,
         mlp_ratio: float = 4.0,
         drop_rate: float = 0.0,
@@ -212,9 +214,9 @@ class SwinTransformer(nn.Cell):
         self.features_only = features_only
         # What another num_classes or features_only changes.
         self.head_names = ("norm", "norms", "head") if features_only else ("head",)
-        self.feature_strides = (4, 8, 16, 32)
+        self.feature_strides = tuple(patch_size * 2**i for i in range(4))
         self.feature_channels = tuple(dim * 2**i for i in range(4))
-        self.patch_embed = PatchEmbed(in_channels, dim)
+        self.patch_embed = PatchEmbed(in_channels, dim, patch_size)
         self.pos_drop = nn.Dropout(p=drop_rate)
         rates = drop_path_rates(drop_path_rate, depths)
         self.layers = nn.CellList(
@@ -253,13 +255,23 @@ class SwinTransformer(nn.Cell):
         return self.head(self.norm(x).mean((1, 2)))
 
 
-DEPTHS = {"tiny": (2, 2, 6, 2), "small": (2, 2, 18, 2)}
-DROP_PATH = {"tiny": 0.2, "small": 0.3}
+SIZES = {
+    "tiny": {"depths": (2, 2, 6, 2), "drop_path_rate": 0.2},
+    "small": {"depths": (2, 2, 18, 2), "drop_path_rate": 0.3},
+    # For small images: 32x32 gives maps of 16, 8, 4 and 2, 16x16 of 8, 4, 2 and 1.
+    "digits": {
+        "depths": (2, 1, 2, 1),
+        "drop_path_rate": 0.0,
+        "dim": 32,
+        "num_heads": (2, 4, 8, 16),
+        "patch_size": 2,
+        "window_size": 4,
+    },
+}
 
 
 def _swin(size: str, num_classes: int, operator: dict | str, **kwargs) -> SwinTransformer:
-    kwargs.setdefault("drop_path_rate", DROP_PATH[size])
-    return SwinTransformer(DEPTHS[size], num_classes, operator=operator, **kwargs)
+    return SwinTransformer(num_classes=num_classes, operator=operator, **{**SIZES[size], **kwargs})
 
 
 def _acmix_swin(
@@ -296,3 +308,21 @@ def acmix_swin_tiny(num_classes: int = 1000, **kwargs) -> SwinTransformer:
 def acmix_swin_small(num_classes: int = 1000, **kwargs) -> SwinTransformer:
     """Swin-ACmix-S: 50.3M parameters; takes ``shift``, ``mix`` (Tables 6 and 7) and ``conv_kernel_size`` too."""
     return _acmix_swin("small", num_classes, **kwargs)
+
+
+@register_model
+def swin_digits(num_classes: int = 1000, **kwargs) -> SwinTransformer:
+    """A small plain Swin for 32x32 images."""
+    return _swin("digits", num_classes, {"mix": "attention"}, **kwargs)
+
+
+@register_model
+def conv_swin_digits(num_classes: int = 1000, **kwargs) -> SwinTransformer:
+    """`swin_digits` with a dense 3x3 convolution in place of window attention, as Conv-Swin-T of Table 6."""
+    return _swin("digits", num_classes, "conv", **kwargs)
+
+
+@register_model
+def acmix_swin_digits(num_classes: int = 1000, **kwargs) -> SwinTransformer:
+    """`swin_digits` with ACmix; takes ``shift``, ``mix`` (Tables 6 and 7) and ``conv_kernel_size`` too."""
+    return _acmix_swin("digits", num_classes, **kwargs)
