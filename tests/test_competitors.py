@@ -171,18 +171,3 @@ def test_work_equals_hand_counts(stride):
     assert found.macs(stage="II") == pixels * 49 * (2 + 16) + prior
     assert found.macs("A+bias") == found.macs() + 49 * 2
     assert found.params == 16 * 16 + 2 * 16 * 2 + (2 * 2 + 2 + 2 * 2)
-
-
-@pytest.mark.parametrize(
-    ("name", "params"),
-    [
-        ("sasa_resnet26", 10_336_600),
-        ("sasa_resnet38", 14_181_480),
-        ("sasa_resnet50", 18_026_360),
-        ("aa_resnet50", 25_781_872),
-        ("botnet50", 20_852_008),
-        ("lrnet50", 23_409_128),
-    ],
-)
-def test_parameter_counts(name, params):
-    assert sum(p.size for p in create_model(name).trainable_params()) == params

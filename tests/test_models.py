@@ -44,6 +44,17 @@ PARAMETERS = {
     "acmix_pvt_tiny": 13_396_128,
     "acmix_pvt_small": 24_824_755,
     "deit_tiny": 5_717_416,
+    "acmix_deit_tiny": 5_905_144,
+    "pvt_medium": 44_208_104,
+    "pvt_large": 61_369_320,
+    "acmix_pvt_medium": 44_859_787,
+    "acmix_pvt_large": 62_297_329,
+    "sasa_resnet26": 10_336_600,
+    "sasa_resnet38": 14_181_480,
+    "sasa_resnet50": 18_026_360,
+    "aa_resnet50": 25_781_872,
+    "botnet50": 20_852_008,
+    "lrnet50": 23_409_128,
 }
 OFFICIAL = {
     "acmix_resnet26": "resnet_acmix26",
