@@ -41,8 +41,13 @@ def count(name: str, image_size: int = 224, **options):
     from acmix_ms.analysis.complexity import complexity
     from models import create_model
 
-    channels = options.get("in_channels", 3)
-    return complexity(create_model(name, **options), (1, channels, image_size, image_size))
+    try:
+        net = create_model(name, **options)
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:  # MindSpore's own, of a value of the wrong kind
+        raise UserError(f"model {name!r} cannot be built with {options}: {error}") from error
+    return complexity(net, (1, options.get("in_channels", 3), image_size, image_size))
 
 
 def count_all() -> dict:
