@@ -161,7 +161,7 @@ def plot_ablations(records: Sequence[Mapping], png_path: PathLike, *, titles: Ma
             axes.invert_yaxis()
             axes.grid(axis="y", visible=False)
             axes.set_axisbelow(True)
-            axes.set(title=titles[table], xlabel="top-1 (%), mean and standard deviation over seeds")
+            axes.set(title=titles[table], xlabel="top-1 (%), mean ± std; the axis is cut")
             axes.set_xlim(low - margin, min(high + margin, 100.5))
         _save(figure, png_path)
 
@@ -193,7 +193,9 @@ def plot_attention(
             axes.set_title("query", size=9)
         for axes, (name, found) in zip(plots[1:], maps.items()):
             heat = found.map()
-            axes.imshow(heat, cmap="inferno", alpha=0.7, vmin=0, extent=extent, interpolation="nearest")
+            # What is out of reach stays a plain image; within reach the colours show even small differences.
+            reach = heat > 1e-3 * heat.max()
+            axes.imshow(heat, cmap="inferno", vmin=0, alpha=0.75 * reach, extent=extent, interpolation="nearest")
             kind = "|weights|" if found.signed else "weights"
             axes.set_title(f"{name}\n{kind}, {heat.shape[0]}x{heat.shape[1]}, up to {heat.max():.2f}", size=7)
         for axes in plots[: len(maps) + 1]:
