@@ -32,10 +32,11 @@ def pointwise(cell: nn.Conv2d, x: np.ndarray) -> np.ndarray:
 
 
 def global_attention(net: RelativeAttention, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Query by query, with each distance looked up, for maps of the size that the tables are made for."""
+    """Query by query, with each distance looked up."""
     batch, _, height, width = q.shape
     heads, dim = net.num_heads, net.key_dim
-    down, across = net.rel_height.asnumpy(), net.rel_width.asnumpy()
+    down = resize_table(net.rel_height, 2 * height - 1).asnumpy()
+    across = resize_table(net.rel_width, 2 * width - 1).asnumpy()
     out = np.zeros_like(v)
     y, x = np.mgrid[:height, :width].reshape(2, -1)
     for b in range(batch):
@@ -66,6 +67,14 @@ def test_tables_are_resized_about_distance_zero():
         resized = resize_table(table, rows).asnumpy()[:, 0]
         assert np.allclose(resized, -resized[::-1], atol=1e-5)
         assert (np.diff(resized) >= 0).all()
+
+
+@pytest.mark.parametrize("size", [(4, 4), (6, 3), (1, 5), (1, 1)], ids=str)
+def test_relative_attention_equals_numpy(size):
+    net = RelativeAttention(3, 2, side=4)
+    filled(net)
+    q, k, v = images(2, 6, *size), images(2, 6, *size) * 0.5, images(2, 4, *size)
+    assert relative(net(q, k, v), global_attention(net, q.asnumpy(), k.asnumpy(), v.asnumpy())) < 1e-5
 
 
 @pytest.mark.parametrize("mode", ["pynative", "graph"])
