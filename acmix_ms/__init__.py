@@ -5,7 +5,7 @@ from __future__ import annotations
 from acmix_ms import runtime  # noqa: F401  (first: it prepares the environment that MindSpore reads)
 
 __version__ = "0.1.0"
-__all__ = ["ACmix", "WindowACmix", "__version__"]
+__all__ = ["ACmix", "GlobalACmix", "PatchwiseACmix", "SpatialReductionACmix", "WindowACmix", "__version__"]
 
 
 def __getattr__(name: str):

@@ -6,10 +6,12 @@ nothing heavy, so that `import acmix_ms` sets them in time.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import random
 import re
+from collections.abc import Iterator
 from importlib import metadata
 
 import numpy as np
@@ -99,6 +101,19 @@ def start(
     np.random.seed(seed)
     random.seed(seed)
     return device
+
+
+@contextlib.contextmanager
+def pynative() -> Iterator[None]:
+    """PyNative mode for a while; the mode before comes back."""
+    import mindspore as ms
+
+    before = ms.get_context("mode")
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    try:
+        yield
+    finally:
+        ms.set_context(mode=before)
 
 
 def assign(parameter, value) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import HeNormal, TruncatedNormal, Zero, initializer
 
@@ -66,3 +67,35 @@ def drop_path_rates(rate: float, depths: tuple[int, ...]) -> list[list[float]]:
 def round_up(size: int, multiple: int) -> int:
     """Smallest multiple of ``multiple`` that is at least ``size``."""
     return math.ceil(size / multiple) * multiple
+
+
+@ops.constexpr
+def _bilinear_matrix(size: int, low: int) -> Tensor:
+    """Bilinear interpolation of one axis (half-pixel centres, edges repeated) as a matrix (size, low)."""
+    centre = np.clip((np.arange(size) + 0.5) * low / size - 0.5, 0, low - 1)
+    first = np.floor(centre).astype(int)
+    matrix = np.zeros((size, low))
+    np.add.at(matrix, (np.arange(size), first), 1 - (centre - first))
+    np.add.at(matrix, (np.arange(size), np.minimum(first + 1, low - 1)), centre - first)
+    return Tensor(matrix.astype(np.float32))
+
+
+def resize_positions(table: Tensor, side: int, height: int, width: int) -> Tensor:
+    """Position embeddings of a side x side map, resized: (1, side*side, C) -> (1, height*width, C).
+
+    Bilinear as PyTorch's ``interpolate`` without aligned corners, written as two matrix products, which train and
+    export everywhere.
+    """
+    if (height, width) == (side, side):
+        return table
+    channels = table.shape[2]
+    table = ops.matmul(_bilinear_matrix(height, side), table.reshape(side, side * channels))  # (H, side*C)
+    table = ops.matmul(_bilinear_matrix(width, side), table.reshape(height, side, channels))  # (H, W, C)
+    return table.reshape(1, height * width, channels)
+
+
+def resize_table(table: Tensor, rows: int) -> Tensor:
+    """A table of relative distances for a map of another size: (2S - 1, d) -> (rows, d), bilinear."""
+    if rows == table.shape[0]:
+        return table
+    return ops.matmul(_bilinear_matrix(rows, table.shape[0]).astype(table.dtype), table)

@@ -52,6 +52,8 @@ def load_torch_state(net: nn.Cell, state: Mapping[str, np.ndarray], *, drop_head
     Raises:
         UserError: (a ValueError) missing, unexpected and mis-shaped keys, listed.
     """
+    if hasattr(net, "translate_official"):
+        state = net.translate_official(state)
     parameters = {torch_name(p.name): p for p in net.get_parameters()}
     arrays = {name: np.asarray(value) for name, value in state.items() if name.rpartition(".")[2] not in BUFFERS}
     missing = [name for name in parameters if name not in arrays]
@@ -59,8 +61,8 @@ def load_torch_state(net: nn.Cell, state: Mapping[str, np.ndarray], *, drop_head
     misshaped = [n for n, p in parameters.items() if n in arrays and arrays[n].shape != tuple(p.shape)]
     dropped: list[str] = []
     if drop_head:
-        prefixes = tuple(f"{name}." for name in getattr(net, "head_names", ()))
-        dropped = [name for name in missing + unexpected + misshaped if name.startswith(prefixes)]
+        heads = getattr(net, "head_names", ())
+        dropped = [name for name in missing + unexpected + misshaped if name.partition(".")[0] in heads]
         if dropped:
             logger.warning("the head was dropped, these stay as initialised or unused: %s", ", ".join(dropped))
 

@@ -1,6 +1,8 @@
-"""ResNet and ResNet-ACmix (paper Figure 4a): bottleneck nets whose 3x3 convolutions are plain or ACmix."""
+"""ResNet and ResNet-ACmix (paper Figure 4a): bottleneck nets whose 3x3 convolutions are plain, ACmix or another's."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from mindspore import Tensor, nn
 
@@ -11,18 +13,25 @@ from models.registry import register_model
 EXPANSION = 4
 
 
-class Bottleneck(nn.Cell):
-    """1x1 -> 3x3 (plain or ACmix, with the stride) -> 1x1, plus the identity: torchvision's v1.5 block."""
+def spatial_builder(operator: dict | Callable | None) -> Callable[[int, int, int], nn.Cell]:
+    """What builds the Cell in the place of a 3x3 convolution, from (stage 0 to 3, channels, stride)."""
+    if callable(operator):
+        return operator
+    if operator is None:
+        return lambda stage, channels, stride: nn.Conv2d(channels, channels, 3, stride, pad_mode="pad", padding=1)
+    return lambda stage, channels, stride: ACmix(channels, channels, stride=stride, **operator)
 
-    def __init__(self, in_channels: int, width: int, stride: int, operator: dict | None):
+
+class Bottleneck(nn.Cell):
+    """1x1 -> spatial Cell (a 3x3 or what replaces it, with the stride) -> 1x1, plus the identity: torchvision's v1.5
+    block.
+    """
+
+    def __init__(self, in_channels: int, width: int, out_channels: int, stride: int, spatial: nn.Cell):
         super().__init__()
-        out_channels = width * EXPANSION
         self.conv1 = nn.Conv2d(in_channels, width, 1)
         self.bn1 = nn.BatchNorm2d(width)
-        if operator is None:
-            self.conv2 = nn.Conv2d(width, width, 3, stride, pad_mode="pad", padding=1)
-        else:
-            self.conv2 = ACmix(width, width, stride=stride, **operator)
+        self.conv2 = spatial
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, out_channels, 1)
         self.bn3 = nn.BatchNorm2d(out_channels)
@@ -48,8 +57,10 @@ class ResNet(nn.Cell):
         num_classes: size of the classifier.
         features_only: return (C2, C3, C4, C5) instead of logits; ``feature_channels`` and ``feature_strides`` tell
             what they are.
-        operator: arguments of `ACmix` (``{}`` for the paper's), or None for plain 3x3 convolutions.
-        widths: channels of the 3x3 convolution of each stage.
+        operator: arguments of `ACmix` (``{}`` for the paper's), None for plain 3x3 convolutions, or a function
+            ``(stage, channels, stride) -> Cell`` that builds what takes their place; stages count from 0.
+        widths: channels of the 3x3 convolution of each stage; four times as many leave it.
+        spatial_widths: other channels for the spatial Cells alone.
         stem: ``"imagenet"`` (7x7/2 and 3x3/2 max-pool, stride 4) or ``"small"`` (3x3/2 for small images, stride 2).
         in_channels: of the images.
     """
@@ -60,8 +71,9 @@ class ResNet(nn.Cell):
         num_classes: int = 1000,
         *,
         features_only: bool = False,
-        operator: dict | None = None,
+        operator: dict | Callable[[int, int, int], nn.Cell] | None = None,
         widths: tuple[int, int, int, int] = (64, 128, 256, 512),
+        spatial_widths: tuple[int, int, int, int] | None = None,
         stem: str = "imagenet",
         in_channels: int = 3,
     ):
@@ -82,14 +94,14 @@ class ResNet(nn.Cell):
         self.bn1 = nn.BatchNorm2d(widths[0])
         self.relu = nn.ReLU()
 
-        channels = (widths[0],) + self.feature_channels
-        stages = [
-            nn.SequentialCell(
-                [Bottleneck(channels[i], widths[i], 1 if i == 0 else 2, operator)]
-                + [Bottleneck(channels[i + 1], widths[i], 1, operator) for _ in range(depths[i] - 1)]
-            )
-            for i in range(4)
-        ]
+        build, channels = spatial_builder(operator), (widths[0],) + self.feature_channels
+        stages = []
+        for i, width in enumerate(spatial_widths or widths):
+            blocks = []
+            for j in range(depths[i]):
+                stride, before = (1 if i == 0 or j else 2), channels[i + 1 if j else i]
+                blocks.append(Bottleneck(before, width, channels[i + 1], stride, build(i, width, stride)))
+            stages.append(nn.SequentialCell(blocks))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         if not features_only:
             self.fc = nn.Dense(self.feature_channels[-1], num_classes)

@@ -59,7 +59,7 @@ def roll(x: Tensor, shift: int) -> Tensor:
 
 
 class PatchEmbed(nn.Cell):
-    """Images (B, 3, H, W) -> tokens (B, ceil(H/4), ceil(W/4), dim): a 4x4/4 convolution and a norm."""
+    """Images (B, 3, H, W) -> tokens (B, ceil(H/p), ceil(W/p), dim), p = patch_size: a p x p / p convolution, a norm."""
 
     def __init__(self, in_channels: int, dim: int, patch_size: int = 4):
         super().__init__()
@@ -75,6 +75,17 @@ class PatchEmbed(nn.Cell):
         return self.norm(ops.transpose(self.proj(x), (0, 2, 3, 1)))
 
 
+class MapConv(nn.Cell):
+    """Dense 3x3 convolution over (B, H, W, C): what Conv-Swin-T of Table 6 has in place of window attention."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.conv = nn.Conv2d(dim, dim, 3, pad_mode="pad", padding=1)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return ops.transpose(self.conv(ops.transpose(x, (0, 3, 1, 2))), (0, 2, 3, 1))
+
+
 class SwinBlock(nn.Cell):
     """norm -> (shifted) window operator -> + ; norm -> MLP -> + : (B, H, W, C) -> (B, H, W, C), any H and W.
 
@@ -83,7 +94,7 @@ class SwinBlock(nn.Cell):
         shift_size: cyclic shift; a map that fits into one window is not shifted (as in the official code).
         mlp_ratio: hidden size of the MLP over dim.
         drop, drop_path: rates of dropout and stochastic depth.
-        operator: further arguments of `WindowACmix`.
+        operator: further arguments of `WindowACmix`, or ``"conv"`` for a dense 3x3 convolution, without windows.
     """
 
     def __init__(
@@ -95,18 +106,23 @@ class SwinBlock(nn.Cell):
         mlp_ratio: float = 4.0,
         drop: float = 0.0,
         drop_path: float = 0.0,
-        operator: dict | None = None,
+        operator: dict | str | None = None,
     ):
         super().__init__()
         self.window_size, self.shift_size = window_size, shift_size
         self.norm1 = nn.LayerNorm((dim,), epsilon=NORM_EPS)
-        self.attn = WindowACmix(dim, window_size, num_heads, proj_drop=drop, **(operator or {}))
+        self.windowed = operator != "conv"
+        if self.windowed:
+            self.attn = WindowACmix(dim, window_size, num_heads, proj_drop=drop, **(operator or {}))
+        else:
+            self.attn = MapConv(dim)
         self.norm2 = nn.LayerNorm((dim,), epsilon=NORM_EPS)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), drop)
         self.drop_path = DropPath(drop_path)
 
     def construct(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.windows(self.norm1(x)))
+        y = self.norm1(x)
+        x = x + self.drop_path(self.windows(y) if self.windowed else self.attn(y))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
     def windows(self, x: Tensor) -> Tensor:
@@ -167,14 +183,15 @@ class SwinTransformer(nn.Cell):
     Args:
         depths, num_heads: of each stage; dim doubles from stage to stage.
         num_classes: size of the classifier.
-        features_only: return four normalised maps (B, C, h, w) of stride 4, 8, 16, 32 instead of logits, as Swin's
-            detectors take them; ``feature_channels`` and ``feature_strides`` tell what they are.
+        features_only: return four normalised maps (B, C, h, w) of stride 4, 8, 16, 32 (with patches of 4) instead of
+            logits, as Swin's detectors take them; ``feature_channels`` and ``feature_strides`` tell what they are.
         dim: channels of the first stage.
+        patch_size: side of the patches that become tokens.
         window_size: side of the windows.
         mlp_ratio: hidden size of the MLPs over dim.
         drop_rate, drop_path_rate: dropout and the largest rate of stochastic depth.
         in_channels: of the images.
-        operator: further arguments of `WindowACmix` (``shift``, ``mix``, ...).
+        operator: further arguments of `WindowACmix` (``shift``, ``mix``, ...), or ``"conv"`` (see `SwinBlock`).
     """
 
     def __init__(
@@ -185,20 +202,21 @@ class SwinTransformer(nn.Cell):
         features_only: bool = False,
         dim: int = 96,
         num_heads: tuple[int, int, int, int] = (3, 6, 12, 24),
+        patch_size: int = 4,
         window_size: int = 7,
         mlp_ratio: float = 4.0,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.1,
         in_channels: int = 3,
-        operator: dict | None = None,
+        operator: dict | str | None = None,
     ):
         super().__init__()
         self.features_only = features_only
         # What another num_classes or features_only changes.
         self.head_names = ("norm", "norms", "head") if features_only else ("head",)
-        self.feature_strides = (4, 8, 16, 32)
+        self.feature_strides = tuple(patch_size * 2**i for i in range(4))
         self.feature_channels = tuple(dim * 2**i for i in range(4))
-        self.patch_embed = PatchEmbed(in_channels, dim)
+        self.patch_embed = PatchEmbed(in_channels, dim, patch_size)
         self.pos_drop = nn.Dropout(p=drop_rate)
         rates = drop_path_rates(drop_path_rate, depths)
         self.layers = nn.CellList(
@@ -237,13 +255,23 @@ class SwinTransformer(nn.Cell):
         return self.head(self.norm(x).mean((1, 2)))
 
 
-DEPTHS = {"tiny": (2, 2, 6, 2), "small": (2, 2, 18, 2)}
-DROP_PATH = {"tiny": 0.2, "small": 0.3}
+SIZES = {
+    "tiny": {"depths": (2, 2, 6, 2), "drop_path_rate": 0.2},
+    "small": {"depths": (2, 2, 18, 2), "drop_path_rate": 0.3},
+    # For small images: 32x32 gives maps of 16, 8, 4 and 2, 16x16 of 8, 4, 2 and 1.
+    "digits": {
+        "depths": (2, 1, 2, 1),
+        "drop_path_rate": 0.0,
+        "dim": 32,
+        "num_heads": (2, 4, 8, 16),
+        "patch_size": 2,
+        "window_size": 4,
+    },
+}
 
 
-def _swin(size: str, num_classes: int, operator: dict, **kwargs) -> SwinTransformer:
-    kwargs.setdefault("drop_path_rate", DROP_PATH[size])
-    return SwinTransformer(DEPTHS[size], num_classes, operator=operator, **kwargs)
+def _swin(size: str, num_classes: int, operator: dict | str, **kwargs) -> SwinTransformer:
+    return SwinTransformer(num_classes=num_classes, operator=operator, **{**SIZES[size], **kwargs})
 
 
 def _acmix_swin(
@@ -265,6 +293,12 @@ def swin_small(num_classes: int = 1000, **kwargs) -> SwinTransformer:
 
 
 @register_model
+def conv_swin_tiny(num_classes: int = 1000, **kwargs) -> SwinTransformer:
+    """Conv-Swin-T of Table 6: a dense 3x3 convolution in place of window attention. 39.0M parameters."""
+    return _swin("tiny", num_classes, "conv", **kwargs)
+
+
+@register_model
 def acmix_swin_tiny(num_classes: int = 1000, **kwargs) -> SwinTransformer:
     """Swin-ACmix-T: 28.6M parameters; takes ``shift``, ``mix`` (Tables 6 and 7) and ``conv_kernel_size`` too."""
     return _acmix_swin("tiny", num_classes, **kwargs)
@@ -274,3 +308,21 @@ def acmix_swin_tiny(num_classes: int = 1000, **kwargs) -> SwinTransformer:
 def acmix_swin_small(num_classes: int = 1000, **kwargs) -> SwinTransformer:
     """Swin-ACmix-S: 50.3M parameters; takes ``shift``, ``mix`` (Tables 6 and 7) and ``conv_kernel_size`` too."""
     return _acmix_swin("small", num_classes, **kwargs)
+
+
+@register_model
+def swin_digits(num_classes: int = 1000, **kwargs) -> SwinTransformer:
+    """A small plain Swin for 32x32 images."""
+    return _swin("digits", num_classes, {"mix": "attention"}, **kwargs)
+
+
+@register_model
+def conv_swin_digits(num_classes: int = 1000, **kwargs) -> SwinTransformer:
+    """`swin_digits` with a dense 3x3 convolution in place of window attention, as Conv-Swin-T of Table 6."""
+    return _swin("digits", num_classes, "conv", **kwargs)
+
+
+@register_model
+def acmix_swin_digits(num_classes: int = 1000, **kwargs) -> SwinTransformer:
+    """`swin_digits` with ACmix; takes ``shift``, ``mix`` (Tables 6 and 7) and ``conv_kernel_size`` too."""
+    return _acmix_swin("digits", num_classes, **kwargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +17,24 @@ from acmix_ms import runtime
 import mindspore as ms  # isort: skip  (after the runtime has set MindSpore's environment)
 
 ROOT = Path(__file__).resolve().parent.parent
+EXIT_STATUS = pytest.StashKey[int]()
 VECTOR_FOLDERS = (ROOT / "tests" / "data", ROOT.parent / "shared" / "reference" / "vectors")
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Keep the result for `pytest_unconfigure`."""
+    session.config.stash[EXIT_STATUS] = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End with the result of the tests. After hundreds of compiled graphs MindSpore 2.8.0 has once aborted in its own
+    teardown ("corrupted size vs. prev_size"), when everything had passed and was reported.
+    """
+    if EXIT_STATUS in config.stash:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(config.stash[EXIT_STATUS])
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -23,6 +23,8 @@ def fill(name: str, shape: tuple[int, ...]) -> np.ndarray:
         return np.float32(1) + np.float32(0.1) * np.abs(n)
     if last in ("relative_position_bias_table", "bias"):
         return np.float32(0.02) * n
+    if name.startswith(("pos_embed", "cls_token")):
+        return np.float32(0.02) * n
     if len(shape) == 1:
         return np.float32(1) + np.float32(0.1) * n
     return n * np.float32(1 / np.sqrt(np.prod(shape[1:])))

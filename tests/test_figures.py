@@ -106,6 +106,28 @@ class Mixed(nn.Cell):
             setattr(self, name, Parameter(Tensor(np.array([value], np.float32)), name=name))
 
 
+def test_rates_of_several_families_have_a_row_each(tmp_path):
+    png = tmp_path / "figure5.png"
+    runs = {"seed 0": [(0.2, 0.8), (0.9, 0.1)], "seed 1": [(0.3, 0.7), (0.8, 0.2)]}
+    figures.plot_rates({"swin": runs, "san": runs, "plain": {"seed 0": []}}, png)
+    with Image.open(png) as picture:
+        assert picture.size == (1260, 768)  # two rows: the plain family has nothing to show
+    assert pixels_of(png, figures.BLUE) > 5 < pixels_of(png, figures.VERMILION)
+    with pytest.raises(UserError, match="nothing to draw"):
+        figures.plot_rates({"swin": {"seed 0": []}}, png)
+
+
+def test_ablations_show_a_bar_for_each_row(tmp_path):
+    png = tmp_path / "ablations.png"
+    row = {"table": "7", "label": "a row", "row": "sum", "top1_mean": 90.0, "top1_std": 1.5}
+    records = [row, {**row, "row": "learned", "label": "another", "top1_std": None}]
+    figures.plot_ablations(records, png, titles={"7": "Table 7"})
+    assert png.stat().st_size < 200_000
+    assert pixels_of(png, figures.BLUE) > 100 < pixels_of(png, figures.VERMILION)
+    with pytest.raises(UserError, match="no run is finished"):
+        figures.plot_ablations([], png, titles={})
+
+
 def test_collect_rates_follows_the_layers():
     inner = nn.SequentialCell(Mixed(rate1=0.75))
     net = nn.SequentialCell(nn.Dense(2, 2), Mixed(rate1=0.25, rate2=0.5), Mixed(), inner, Mixed(rate1=-1, rate2=2))
@@ -116,6 +138,7 @@ def test_collect_rates_follows_the_layers():
 def test_collect_rates_of_the_real_operator():
     net = nn.SequentialCell(ACmix(8, 8), nn.ReLU(), ACmix(8, 8, mix="conv"))
     assert figures.collect_rates(net) == [("0", 0.5, 0.5)]
+    assert figures.collect_rates(nn.SequentialCell(ACmix(8, 8, mix="alpha_one"))) == [("0", 0.5, 1.0)]
 
 
 def test_operator(tmp_path):

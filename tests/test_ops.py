@@ -193,7 +193,7 @@ def test_tensor_shifts_equal_fixed_kernels():
     assert relative(moved(x), fixed(x).asnumpy()) < 1e-6
 
 
-@pytest.mark.parametrize("mix", ["attention", "conv", "sum", "alpha", "learned"])
+@pytest.mark.parametrize("mix", ["attention", "conv", "sum", "alpha_one", "alpha", "learned"])
 def test_mixes_equal_reference(mix):
     net = ACmix(8, 16, mix=mix)
     x = np.random.default_rng(1).standard_normal((2, 8, 9, 8)).astype(np.float32)
@@ -206,7 +206,7 @@ def test_mixes_equal_reference(mix):
     assert relative(window(Tensor(x), Tensor(mask)), expected) < TOLERANCE
     for cell in (net, window):
         names = {p.name for p in cell.trainable_params()}
-        assert ("rate1" in names, "rate2" in names) == (mix in ("alpha", "learned"), mix == "learned")
+        assert ("rate1" in names, "rate2" in names) == (mix in ("alpha_one", "alpha", "learned"), mix == "learned")
         assert ("fc.weight" in names) == (mix != "attention")
 
 

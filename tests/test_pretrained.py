@@ -91,13 +91,24 @@ def test_another_number_of_classes(caplog):
         load_torch_state(net, {n: v for n, v in official(digits()).items() if n != "bn1.bias"}, drop_head=True)
 
 
-@pytest.mark.parametrize("name", [MODEL, "swin_tiny"])
+@pytest.mark.parametrize("name", [MODEL, "swin_tiny", "pvt_tiny", "san10"])
 def test_a_classifier_gives_its_backbone(name):
     state = official(create_model(name, num_classes=3))
     net = create_model(name, features_only=True)
     with pytest.raises(UserError, match="unexpected"):
         load_torch_state(net, state)
     load_torch_state(net, state, drop_head=True)
+
+
+def test_official_deit_keeps_q_k_and_v_in_one_layer():
+    net = create_model("deit_tiny", num_classes=3)
+    state = official(net)
+    for i in range(12):
+        for kind in ("weight", "bias"):
+            parts = [state.pop(f"blocks.{i}.attn.{part}.{kind}") for part in ("q", "kv")]
+            state[f"blocks.{i}.attn.qkv.{kind}"] = np.concatenate(parts)
+    load_torch_state(net, state)
+    assert np.array_equal(net.blocks[3].attn.kv.bias.asnumpy(), state["blocks.3.attn.qkv.bias"][192:])
 
 
 def test_bare_operator_has_official_names_and_its_fc_is_no_head():

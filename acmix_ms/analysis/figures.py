@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import math
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # without pyplot: no window system, no global state
 from matplotlib.ticker import MaxNLocator
@@ -17,6 +19,8 @@ from acmix_ms.errors import UserError
 
 if TYPE_CHECKING:
     from mindspore import nn
+
+    from acmix_ms.analysis.attention import Attention
 
 PathLike = Union[str, os.PathLike]
 
@@ -78,60 +82,142 @@ def plot_curves(csv_path: PathLike, png_path: PathLike) -> None:
         _save(figure, png_path)
 
 
-def plot_rates(rates: dict[str, list[tuple[float, float]]], png_path: PathLike) -> None:
+def plot_rates(
+    rates: dict[str, list[tuple[float, float]]] | dict[str, dict[str, list[tuple[float, float]]]], png_path: PathLike
+) -> None:
     """Draw how much each layer relies on its two paths, as the paper's Figure 5.
 
     Args:
-        rates: for every run, by its name, the (alpha, beta) of each layer from the input on.
+        rates: for every run, by its name, the (alpha, beta) of each layer from the input on; or such dictionaries by
+            the name of their family, each of which gets a row of its own.
         png_path: written, together with its folder.
 
     Raises:
         UserError: there is no layer with rates.
     """
-    if not any(rates.values()):
+    nested = any(isinstance(runs, dict) for runs in rates.values())
+    families = {name: runs for name, runs in (rates if nested else {"": rates}).items() if any(runs.values())}
+    if not families:
         raise UserError("rates: no layer with learned rates (mix='alpha' or 'learned'), there is nothing to draw")
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(10.5, 3.2), layout="constrained")
-        alpha, beta, ratio = figure.subplots(1, 3)
-        for index, (run, pairs) in enumerate(rates.items()):
-            layers = list(range(1, len(pairs) + 1))
-            _line(alpha, layers, [abs(a) for a, _ in pairs], index, run)
-            _line(beta, layers, [abs(b) for _, b in pairs], index, run)
-            _line(ratio, layers, [_log_ratio(a, b) for a, b in pairs], index, run)
-        alpha.set(title=r"$|\alpha|$: attention path", ylabel=r"$|\alpha|$")
-        beta.set(title=r"$|\beta|$: convolution path", ylabel=r"$|\beta|$")
-        ratio.set(title=r"$\log\,|\alpha/\beta|$: which path leads", ylabel=r"$\log\,|\alpha/\beta|$")
+        figure = Figure(figsize=(10.5, 3.2 * len(families)), layout="constrained")
+        grid = figure.subplots(len(families), 3, squeeze=False)
+        for row, (family, runs) in zip(grid, families.items()):
+            _rates_row(row, runs, family)
+        _save(figure, png_path)
 
-        # The same scale on the first two makes the paths comparable; zero is where neither leads.
-        top = 1.08 * max(abs(rate) for pairs in rates.values() for pair in pairs for rate in pair)
-        for axes in (alpha, beta):
-            axes.set_ylim(0, top or 1)
-        low, high = ratio.get_ylim()
-        reach = max(abs(low), abs(high), 0.1) * 1.15
-        ratio.set_ylim(-reach, reach)
-        ratio.axhline(0, color="#555555", linewidth=0.8, linestyle="--")
-        for height, align, text in ((0.98, "top", "attention leads"), (0.02, "bottom", "convolution leads")):
-            ratio.text(0.98, height, text, transform=ratio.transAxes, ha="right", va=align, color="#555555", size=8)
-        deepest = max(len(pairs) for pairs in rates.values())
-        for axes in (alpha, beta, ratio):
-            axes.set_xlabel("layer, from input to output")
-            _whole_numbers(axes, range(1, deepest + 1))
-        if len(rates) > 1:
-            _legend(alpha)
+
+def _rates_row(row: Sequence[Axes], runs: dict[str, list[tuple[float, float]]], family: str) -> None:
+    """The three plots of one family."""
+    alpha, beta, ratio = row
+    for index, (run, pairs) in enumerate(runs.items()):
+        layers = list(range(1, len(pairs) + 1))
+        _line(alpha, layers, [abs(a) for a, _ in pairs], index, run)
+        _line(beta, layers, [abs(b) for _, b in pairs], index, run)
+        _line(ratio, layers, [_log_ratio(a, b) for a, b in pairs], index, run)
+    before = f"{family}\n" if family else ""
+    alpha.set(title=before + r"$|\alpha|$: attention path", ylabel=r"$|\alpha|$")
+    beta.set(title=r"$|\beta|$: convolution path", ylabel=r"$|\beta|$")
+    ratio.set(title=r"$\log\,|\alpha/\beta|$: which path leads", ylabel=r"$\log\,|\alpha/\beta|$")
+
+    # The same scale on the first two makes the paths comparable; zero is where neither leads.
+    top = 1.08 * max(abs(rate) for pairs in runs.values() for pair in pairs for rate in pair)
+    for axes in (alpha, beta):
+        axes.set_ylim(0, top or 1)
+    low, high = ratio.get_ylim()
+    reach = max(abs(low), abs(high), 0.1) * 1.15
+    ratio.set_ylim(-reach, reach)
+    ratio.axhline(0, color="#555555", linewidth=0.8, linestyle="--")
+    for height, align, text in ((0.98, "top", "attention leads"), (0.02, "bottom", "convolution leads")):
+        ratio.text(0.98, height, text, transform=ratio.transAxes, ha="right", va=align, color="#555555", size=8)
+    deepest = max(len(pairs) for pairs in runs.values())
+    for axes in row:
+        axes.set_xlabel("layer, from input to output")
+        _whole_numbers(axes, range(1, deepest + 1))
+    if len(runs) > 1:
+        _legend(alpha)
+
+
+def plot_ablations(records: Sequence[Mapping], png_path: PathLike, *, titles: Mapping[str, str]) -> None:
+    """Draw what `ablation.summarise` gives: a bar for each row with its standard deviation, a plot for each table.
+
+    The axes do not begin at zero: the rows differ by little, and the differences are what is looked at.
+    """
+    tables = list(dict.fromkeys(record["table"] for record in records))
+    if not tables:
+        raise UserError("ablations: no run is finished, there is nothing to draw")
+    counts = [sum(record["table"] == table for record in records) for table in tables]
+    spreads = [(record["top1_mean"], record["top1_std"] or 0.0) for record in records]
+    low, high = min(mean - std for mean, std in spreads), max(mean + std for mean, std in spreads)
+    margin = max(0.12 * (high - low), 0.3)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10.5, 0.9 + 0.36 * max(counts)), layout="constrained")
+        for axes, table in zip(figure.subplots(1, len(tables), squeeze=False)[0], tables):
+            chosen = [record for record in records if record["table"] == table]
+            means = [record["top1_mean"] for record in chosen]
+            errors = [record["top1_std"] or 0.0 for record in chosen]
+            colours = [VERMILION if record["row"] == "learned" else BLUE for record in chosen]
+            axes.barh([record["label"] for record in chosen], means, xerr=errors, color=colours, height=0.62, capsize=3)
+            axes.invert_yaxis()
+            axes.grid(axis="y", visible=False)
+            axes.set_axisbelow(True)
+            axes.set(title=titles[table], xlabel="top-1 (%), mean ± std; the axis is cut")
+            axes.set_xlim(low - margin, min(high + margin, 100.5))
+        _save(figure, png_path)
+
+
+def plot_attention(
+    image: np.ndarray, pixel: tuple[int, int], maps: Mapping[str, Attention], png_path: PathLike
+) -> None:
+    """Draw the image with the query marked, then for each layer where the query looks.
+
+    Args:
+        image: (3, height, width), in any scale.
+        pixel: (row, column) of the query in the image.
+        maps: `attention.Attention` by the name of the layer; signed weights (SAN) are shown by their magnitude.
+        png_path: written, together with its folder.
+    """
+    height, width = image.shape[1:]
+    low, high = image.min(), image.max()
+    picture = ((image - low) / max(high - low, 1e-6)).transpose(1, 2, 0)
+    columns = min(len(maps) + 1, 5)
+    rows = -(-(len(maps) + 1) // columns)
+    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(2.1 * columns, 2.35 * rows * max(0.6, height / width)), layout="constrained")
+        plots = figure.subplots(rows, columns, squeeze=False).reshape(-1)
+        for axes in plots:
+            axes.set_axis_off()
+        extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+        for index, axes in enumerate(plots[: len(maps) + 1]):
+            axes.imshow(picture if index == 0 else picture.mean(2), cmap="gray", vmin=0, vmax=1, extent=extent)
+            axes.set_title("query", size=9)
+        for axes, (name, found) in zip(plots[1:], maps.items()):
+            heat = found.map()
+            # What is out of reach stays a plain image; within reach the colours show even small differences.
+            reach = heat > 1e-3 * heat.max()
+            axes.imshow(heat, cmap="inferno", vmin=0, alpha=0.75 * reach, extent=extent, interpolation="nearest")
+            kind = "|weights|" if found.signed else "weights"
+            axes.set_title(f"{name}\n{kind}, {heat.shape[0]}x{heat.shape[1]}, up to {heat.max():.2f}", size=7)
+        for axes in plots[: len(maps) + 1]:
+            axes.plot(pixel[1], pixel[0], marker="+", color=SKY, markersize=9, markeredgewidth=2)
         _save(figure, png_path)
 
 
 def collect_rates(cell: nn.Cell) -> list[tuple[str, float, float]]:
     """(layer, alpha, beta) of every ACmix layer with learned rates, in the order of the network.
 
-    A layer that learns alpha alone (``mix="alpha"``) has beta = 1 - alpha.
+    A layer that learns alpha alone has beta = 1 - alpha (``mix="alpha"``) or 1 (``mix="alpha_one"``).
     """
     found: dict[str, dict[str, float]] = {}
+    fixed_one = {name for name, layer in cell.cells_and_names() if getattr(layer, "mix", None) == "alpha_one"}
     for name, parameter in cell.parameters_and_names():
         layer, _, last = name.rpartition(".")
         if last in ("rate1", "rate2"):
             found.setdefault(layer, {})[last] = float(parameter.asnumpy().reshape(-1)[0])
-    return [(layer, pair["rate1"], pair.get("rate2", 1 - pair["rate1"])) for layer, pair in found.items()]
+    return [
+        (layer, pair["rate1"], pair.get("rate2", 1.0 if layer in fixed_one else 1 - pair["rate1"]))
+        for layer, pair in found.items()
+    ]
 
 
 def _line(axes: Axes, x: list[int], y: list[float], index: int, label: str) -> None:

@@ -13,8 +13,9 @@ from acmix_ms import runtime
 from acmix_ms.config import OptimConfig
 from acmix_ms.errors import UserError, closest
 
-# Weights of ACmix and Swin that are no matrices in spirit, whatever their shape.
-NO_DECAY = ("rate1", "rate2", "relative_position_bias_table")
+# Weights that are no matrices in spirit, whatever their shape, as the authors of Swin, DeiT and PVT leave them out
+# (PVT does decay its ``pos_embed1`` to ``pos_embed4``).
+NO_DECAY = ("rate1", "rate2", "relative_position_bias_table", "cls_token", "pos_embed")
 
 
 def decays(parameter: ms.Parameter) -> bool:

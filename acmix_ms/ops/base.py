@@ -11,7 +11,7 @@ from acmix_ms.errors import UserError
 from acmix_ms.ops import functional as F
 
 SHIFTS = ("tensor", "fixed", "random", "learned")
-MIXES = ("attention", "conv", "sum", "alpha", "learned")
+MIXES = ("attention", "conv", "sum", "alpha_one", "alpha", "learned")
 
 
 def check_positive(**values: int) -> None:
@@ -40,6 +40,13 @@ def check_heads(channels: int, num_heads: int, channels_name: str) -> None:
     """Raise UserError unless ``channels``, an argument of that name, can be divided into heads."""
     if channels % num_heads:
         raise UserError(f"{channels_name}={channels} is not divisible by num_heads={num_heads}: change one of them")
+
+
+def check_multiple(**values: int) -> None:
+    """Raise UserError unless the first of two arguments is a multiple of the second."""
+    (name, value), (divisor_name, divisor) = values.items()
+    if value % divisor:
+        raise UserError(f"{name}={value} is not a multiple of {divisor_name}={divisor}: change one of them")
 
 
 class ShiftConv(nn.Cell):
@@ -83,14 +90,17 @@ class TwoPaths(nn.Cell):
 
     def build_rates(self, mix: str) -> None:
         self.mix = mix
-        if mix in ("alpha", "learned"):
+        if mix in ("alpha_one", "alpha", "learned"):
             self.rate1 = Parameter(Tensor([0.5], ms.float32), name="rate1")
         if mix == "learned":
             self.rate2 = Parameter(Tensor([0.5], ms.float32), name="rate2")
 
     def conv_path(self, qkv: Tensor) -> Tensor:
         """(B, 3C, H, W) -> (B, C, Ho, Wo)."""
-        f = F.mix_features(qkv, self.fc.weight, self.fc.bias if self.fc.has_bias else None, self.num_heads)
+        return self.shift_and_sum(F.mix_features(qkv, self.fc.weight, self.fc.bias if self.fc.has_bias else None))
+
+    def shift_and_sum(self, f: Tensor) -> Tensor:
+        """(B, d*k*k, H, W) -> (B, C, Ho, Wo)."""
         if self.shift == "tensor":
             return F.tensor_shift(f, self.num_heads, self.conv_kernel_size, self.stride, self.dilation)
         return self.dep_conv(f)
@@ -100,5 +110,7 @@ class TwoPaths(nn.Cell):
         if self.mix == "sum":
             return attention + conv
         alpha = self.rate1.astype(attention.dtype)
+        if self.mix == "alpha_one":
+            return alpha * attention + conv
         beta = self.rate2.astype(attention.dtype) if self.mix == "learned" else 1 - alpha
         return alpha * attention + beta * conv

@@ -30,6 +30,11 @@ def _subsample_index(size, stride):
     return Tensor(np.arange(0, size, stride).astype(np.int32))
 
 
+@ops.constexpr
+def _nearest_index(size, low):
+    return Tensor((np.arange(size) * low // size).astype(np.int32))
+
+
 def shift_kernels(out_channels: int, kernel_size: int) -> np.ndarray:
     """Group-conv weight (C, k*k, k, k) whose j-th input map is shifted by (j//k - k//2, j%k - k//2): eq. 15."""
     taps = kernel_size * kernel_size
@@ -60,7 +65,54 @@ def dense(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return y.reshape(-1, *x.shape[1:-1], weight.shape[0])
 
 
+# ------------------------------------------------------------------------------------------------------------ maps
+def subsample(x: Tensor, stride: int) -> Tensor:
+    """Every stride-th row and column: (B, C, H, W) -> (B, C, ceil(H/stride), ceil(W/stride))."""
+    if stride == 1:
+        return x
+    _, _, height, width = x.shape
+    return ops.gather(ops.gather(x, _subsample_index(height, stride), 2), _subsample_index(width, stride), 3)
+
+
+def upsample_nearest(x: Tensor, height: int, width: int) -> Tensor:
+    """Nearest interpolation: (B, C, h, w) -> (B, C, height, width)."""
+    _, _, low_h, low_w = x.shape
+    return ops.gather(ops.gather(x, _nearest_index(height, low_h), 2), _nearest_index(width, low_w), 3)
+
+
+def repeat_channels(x: Tensor, copies: int) -> Tensor:
+    """Each channel ``copies`` times, copies side by side: (B, C, H, W) -> (B, C*copies, H, W)."""
+    _, channels, height, width = x.shape
+    x = ops.tile(x.reshape(-1, channels, 1, height * width), (1, 1, copies, 1))
+    return x.reshape(-1, channels * copies, height, width)
+
+
+def pad_to_at_least(x: Tensor, size: int) -> Tensor:
+    """Zeros below and to the right until neither side of (B, C, H, W) is smaller than ``size``."""
+    _, channels, height, width = x.shape
+    if height < size:
+        x = ops.cat((x, ops.zeros_like(x[:, :, :1]).broadcast_to((-1, channels, size - height, width))), 2)
+    if width < size:
+        x = ops.cat((x, ops.zeros_like(x[:, :, :, :1]).broadcast_to((-1, channels, x.shape[2], size - width))), 3)
+    return x
+
+
 # ----------------------------------------------------------------------------------------- Stage II: attention path
+@ops.constexpr
+def check_tokens(length: int, height: int, width: int, sr_ratio: int) -> None:
+    """Raise UserError unless there is a token for each pixel, or one more in front where nothing is reduced."""
+    if length == height * width + 1 and sr_ratio > 1:
+        raise UserError(f"a class token has no place in a reduced map: sr_ratio={sr_ratio}, use sr_ratio=1")
+    if length not in (height * width, height * width + 1):
+        raise UserError(f"{length} tokens do not fit a map of {height}x{width}, with or without a class token")
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, dropout) -> Tensor:
+    """softmax(q k') v, the softmax in fp32: (B, N, L, d), (B, N, M, d), (B, N, M, d) -> (B, N, L, d); q is scaled."""
+    weights = ops.softmax(ops.BatchMatMul(False, True)(q, k).astype(ms.float32), -1)
+    return ops.BatchMatMul()(dropout(weights).astype(v.dtype), v)
+
+
 @ops.constexpr
 def check_window(height: int, width: int, window: tuple[int, int]) -> None:
     """Raise UserError unless the map is made of whole windows."""
@@ -103,14 +155,15 @@ def window_attention_weights(q: Tensor, k: Tensor, bias: Tensor, mask: Tensor | 
 
 
 # --------------------------------------------------------------------------------------- Stage II: convolution path
-def mix_features(qkv: Tensor, weight: Tensor, bias: Tensor | None, num_heads: int) -> Tensor:
+def mix_features(qkv: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The light fully connected layer of Fig. 2(c): 3N maps of every channel-in-head become k*k maps.
 
-    (B, 3C, H, W) -> (B, d*k*k, H, W), channel i*k*k + j. The layer is 3N -> k*k (the paper's 3N -> k*k*N is an error
-    that its authors confirmed).
+    (B, 3C, H, W), weight (k*k, 3N, 1, 1) -> (B, d*k*k, H, W), channel i*k*k + j. The layer is 3N -> k*k (the paper's
+    3N -> k*k*N is an error that its authors confirmed). Fewer maps with their columns of the weight do as well: the
+    layer is linear.
     """
     _, channels, height, width = qkv.shape
-    taps, maps = weight.shape[0], 3 * num_heads
+    taps, maps = weight.shape[0], weight.shape[1]
     dim = channels // maps
     f = project(qkv.reshape(-1, maps, dim, height * width), weight, bias)  # (B, k*k, d, H*W)
     return ops.transpose(f, (0, 2, 1, 3)).reshape(-1, dim * taps, height, width)
@@ -156,9 +209,4 @@ def tensor_shift(f: Tensor, num_heads: int, kernel_size: int, stride: int = 1, d
         moved = _shift_axis(moved, 2, dilation * (j // kernel_size - kernel_size // 2))
         moved = _shift_axis(moved, 3, dilation * (j % kernel_size - kernel_size // 2))
         total = moved if total is None else total + moved
-    if stride > 1:
-        total = ops.gather(total, _subsample_index(height, stride), 2)
-        total = ops.gather(total, _subsample_index(width, stride), 3)
-    out_h, out_w = total.shape[2], total.shape[3]
-    total = ops.tile(total.reshape(-1, channels // taps, 1, out_h * out_w), (1, 1, num_heads, 1))
-    return total.reshape(-1, channels // taps * num_heads, out_h, out_w)
+    return repeat_channels(subsample(total, stride), num_heads)

@@ -111,6 +111,11 @@ def _unfold_constants(height, width, kernel_size, stride, dilation):
     return Tensor(centres.astype(np.int32)), Tensor(_unfold_index(height, width, kernel_size, stride, dilation))
 
 
+@ops.constexpr
+def _tap_constants(size, kernel_size, stride, dilation):
+    return Tensor(reflect_index(_taps(size, kernel_size, stride, dilation), size).T.reshape(-1).astype(np.int32))
+
+
 # -------------------------------------------------------------------------------------------------------- attention
 def _weighted_sum(logits: Tensor, values: Tensor) -> Tensor:
     """softmax(logits) @ values, the softmax in fp32 whatever the dtype of values."""
@@ -188,3 +193,38 @@ def neighborhood_attention(
         out = _attend_unfold(q, k, v, height, width, kernel_size, stride, dilation)
     out_h, out_w = (height + stride - 1) // stride, (width + stride - 1) // stride
     return ops.transpose(out, (0, 2, 1)).reshape(-1, channels, out_h, out_w)
+
+
+# -------------------------------------------------------------------------------------------------------- patchwise
+def unfold(x: Tensor, kernel_size: int, stride: int = 1, dilation: int = 1) -> Tensor:
+    """The k*k neighbours of each pixel as channels: (B, C, H, W) -> (B, C*k*k, Ho, Wo), channel i*k*k + tap."""
+    _, channels, height, width = x.shape
+    rows, cols = (
+        _tap_constants(height, kernel_size, stride, dilation),
+        _tap_constants(width, kernel_size, stride, dilation),
+    )
+    taps = kernel_size * kernel_size
+    out_h, out_w = rows.shape[0] // kernel_size, cols.shape[0] // kernel_size
+    x = ops.gather(x, rows, 2).reshape(-1, channels * kernel_size, out_h, width)  # (B, C*ky, Ho, W)
+    x = ops.gather(x, cols, 3).reshape(-1, channels * kernel_size, out_h, kernel_size, out_w)
+    return ops.transpose(x, (0, 1, 3, 2, 4)).reshape(-1, channels * taps, out_h, out_w)
+
+
+def aggregate(v: Tensor, weights: Tensor, kernel_size: int, stride: int = 1, dilation: int = 1) -> Tensor:
+    """Sum of each pixel's neighbours with weights of its own, shared by channels (SAN's aggregation).
+
+    v (B, m, H, W), weights (B, s*k*k, Ho, Wo), channel j*k*k + tap -> (B, m, Ho, Wo):
+    out[c](x) = sum_t weights[c mod s, t](x) * v[c](x + t), borders mirrored.
+    """
+    _, channels, height, width = v.shape
+    _, out_h, out_w = weights.shape[1:]
+    taps = kernel_size * kernel_size
+    groups = weights.shape[1] // taps
+    share = channels // groups
+    _, index = _unfold_constants(height, width, kernel_size, stride, dilation)
+    # Channels with the same weights become rows of one small matrix: (B*s, H*W, share).
+    v = ops.transpose(v.reshape(-1, share, groups, height * width), (0, 2, 3, 1)).reshape(-1, height * width, share)
+    v = ops.gather(v, index.reshape(-1), 1).reshape(-1, taps, share)  # (B*s*Ho*Wo, k*k, share)
+    w = ops.transpose(weights.reshape(-1, taps, out_h * out_w), (0, 2, 1)).reshape(-1, 1, taps)
+    out = ops.BatchMatMul()(w, v).reshape(-1, groups, out_h * out_w, share)
+    return ops.transpose(out, (0, 3, 1, 2)).reshape(-1, channels, out_h, out_w)

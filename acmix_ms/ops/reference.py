@@ -60,7 +60,7 @@ def sum_paths(attention: np.ndarray | None, conv: np.ndarray | None, p: dict[str
     if mix == "conv":
         return conv
     alpha = {"sum": 1.0}.get(mix, p.get("rate1"))
-    beta = {"sum": 1.0, "alpha": 1.0 - np.asarray(alpha)}.get(mix, p.get("rate2"))
+    beta = {"sum": 1.0, "alpha_one": 1.0, "alpha": 1.0 - np.asarray(alpha)}.get(mix, p.get("rate2"))
     return alpha * attention + beta * conv
 
 
@@ -147,3 +147,107 @@ def window_acmix(
             result = (_softmax(logits) @ v).transpose(0, 2, 1, 3).reshape(batch, wh * ww, channels)
             out[block] = (result @ p["proj.weight"].T + p["proj.bias"]).reshape(batch, wh, ww, channels)
     return sum_paths(out, conv, p, mix)
+
+
+def _neighbours(x: np.ndarray, kernel: int, stride: int, dilation: int) -> np.ndarray:
+    """Mirrored k*k neighbours of each output pixel: (B, C, H, W) -> (B, C, k*k, Ho, Wo)."""
+    _, _, height, width = x.shape
+    reach = dilation * (kernel // 2)
+    x = np.pad(x, ((0, 0), (0, 0), (reach, reach), (reach, reach)), mode="reflect")
+    taps = [
+        x[:, :, i * dilation : i * dilation + height : stride, j * dilation : j * dilation + width : stride]
+        for i in range(kernel)
+        for j in range(kernel)
+    ]
+    return np.stack(taps, 2)
+
+
+def _batch_norm(x: np.ndarray, p: dict[str, np.ndarray], name: str, eps: float = 1e-5) -> np.ndarray:
+    """BatchNorm of evaluation, over axis 1."""
+    mean, var, weight, bias = (
+        p[f"{name}.{part}"].reshape(1, -1, 1, 1) for part in ("running_mean", "running_var", "weight", "bias")
+    )
+    return (x - mean) / np.sqrt(var + eps) * weight + bias
+
+
+def patchwise_acmix(
+    x: np.ndarray,
+    params: dict[str, np.ndarray],
+    *,
+    num_heads: int = 4,
+    attn_kernel_size: int = 7,
+    conv_kernel_size: int = 3,
+    stride: int = 1,
+    dilation: int = 1,
+    mix: str = "learned",
+) -> np.ndarray:
+    """Patchwise form (eq. 18) in evaluation: (B, Cin, H, W) -> (B, m, Ho, Wo); norms under PyTorch's names."""
+    p = {name: np.asarray(value, np.float64) for name, value in params.items()}
+    x = np.asarray(x, np.float64)
+    q, k, v = (_pointwise(x, p[f"conv{i}.weight"], p[f"conv{i}.bias"]) for i in (1, 2, 3))
+    conv = None
+    if mix != "attention":
+        copies = v.shape[1] // q.shape[1]
+        qkv = np.concatenate([q.repeat(copies, 1), k.repeat(copies, 1), v], 1)
+        conv = conv_path(qkv, p, num_heads, conv_kernel_size, stride, dilation)
+    if mix == "conv":
+        return conv
+
+    window = (attn_kernel_size, stride, dilation)
+    keys = _neighbours(k, *window)  # (B, r, k*k, Ho, Wo)
+    batch, _, taps, out_h, out_w = keys.shape
+    w = np.concatenate([q[:, :, ::stride, ::stride], keys.reshape(batch, -1, out_h, out_w)], 1)
+    w = _pointwise(np.maximum(_batch_norm(w, p, "conv_w.0"), 0), p["conv_w.2.weight"])
+    w = _pointwise(np.maximum(_batch_norm(w, p, "conv_w.3"), 0), p["conv_w.5.weight"], p["conv_w.5.bias"])
+    w = w.reshape(batch, -1, taps, out_h, out_w)
+    w = np.tile(w, (1, v.shape[1] // w.shape[1], 1, 1, 1))  # weights of channel c: those of c mod s
+    return sum_paths((w * _neighbours(v, *window)).sum(2), conv, p, mix)
+
+
+def global_acmix(
+    x: np.ndarray,
+    params: dict[str, np.ndarray],
+    height: int,
+    width: int,
+    *,
+    num_heads: int,
+    sr_ratio: int = 1,
+    conv_kernel_size: int = 3,
+    mix: str = "learned",
+) -> np.ndarray:
+    """Global form (eq. 20), with spatial reduction or without: tokens (B, L, C) -> (B, L, C)."""
+    p = {name: np.asarray(value, np.float64) for name, value in params.items()}
+    x = np.asarray(x, np.float64)
+    batch, length, channels = x.shape
+    dim, first = channels // num_heads, length - height * width  # first: 1 with a class token, which is in no map
+    q = x @ p["q.weight"].T + p.get("q.bias", 0.0)
+    reduced, low = x, (height, width)
+    if sr_ratio > 1:
+        image = x.transpose(0, 2, 1).reshape(batch, channels, height, width)
+        pads = [(0, max(sr_ratio - side, 0)) for side in (height, width)]
+        image = np.pad(image, ((0, 0), (0, 0), *pads))
+        low = (image.shape[2] // sr_ratio, image.shape[3] // sr_ratio)
+        image = image[:, :, : low[0] * sr_ratio, : low[1] * sr_ratio]
+        patches = image.reshape(batch, channels, low[0], sr_ratio, low[1], sr_ratio)
+        reduced = np.einsum("oiyx,bihywx->bhwo", p["sr.weight"], patches)
+        reduced = reduced.reshape(batch, -1, channels) + p["sr.bias"]
+        reduced = reduced - reduced.mean(-1, keepdims=True)
+        reduced = reduced / np.sqrt((reduced**2).mean(-1, keepdims=True) + 1e-5)
+        reduced = reduced * p["norm.weight"] + p["norm.bias"]
+    kv = reduced @ p["kv.weight"].T + p.get("kv.bias", 0.0)
+
+    conv = None
+    if mix != "attention":
+        low_maps = kv[:, first:].transpose(0, 2, 1).reshape(batch, 2 * channels, *low)
+        rows, cols = np.arange(height) * low[0] // height, np.arange(width) * low[1] // width
+        q_maps = q[:, first:].transpose(0, 2, 1).reshape(batch, channels, height, width)
+        qkv = np.concatenate([q_maps, low_maps[:, :, rows][:, :, :, cols]], 1)
+        conv = conv_path(qkv, p, num_heads, conv_kernel_size).reshape(batch, channels, -1).transpose(0, 2, 1)
+        conv = np.pad(conv, ((0, 0), (first, 0), (0, 0)))
+    if mix == "conv":
+        return conv
+    q = q.reshape(batch, length, num_heads, dim).transpose(0, 2, 1, 3)
+    k, v = kv.reshape(batch, -1, 2, num_heads, dim).transpose(2, 0, 3, 1, 4)
+    out = _softmax(dim**-0.5 * q @ k.transpose(0, 1, 3, 2)) @ v  # (B, N, L, d)
+    out = out.transpose(0, 2, 1, 3).reshape(batch, length, channels)
+    return sum_paths(out @ p["proj.weight"].T + p["proj.bias"], conv, p, mix)

@@ -30,8 +30,8 @@ class ACmix(TwoPaths):
         stride: of the output.
         dilation: distance between taps, of both paths.
         shift: ``"learned"``, ``"random"``, ``"fixed"`` or ``"tensor"`` (Table 7).
-        mix: ``"learned"`` (alpha, beta), ``"alpha"`` (alpha, 1 - alpha), ``"sum"`` (1, 1), ``"attention"`` or
-            ``"conv"`` (one path alone, without the parameters of the other) (Table 6).
+        mix: ``"learned"`` (alpha, beta), ``"alpha"`` (alpha, 1 - alpha), ``"alpha_one"`` (alpha, 1), ``"sum"`` (1, 1),
+            ``"attention"`` or ``"conv"`` (one path alone, without the parameters of the other) (Table 6).
         backend: ``"halo"`` (fast) or ``"unfold"`` (plain form, for comparison).
 
     Raises:

@@ -1,0 +1,114 @@
+"""What papers print about cost and accuracy on ImageNet: numbers only, as printed, so that their digits can be matched.
+
+Each row names the model of the zoo that it is compared with, and the convention (see `complexity`) that its paper
+counted in, as far as that can be told.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Reported:
+    """One row of a paper.
+
+    Attributes:
+        model: name in the zoo.
+        label: as the paper calls it.
+        convention: of its multiply-adds.
+        params, flops: millions and billions (multiply-adds) as printed; empty where the paper has none.
+        top1: accuracy in percent as printed.
+        family: panel of Figure 4.
+        options: keyword arguments of the model, as (name, value) pairs.
+        image_size: side of the images that ``flops`` is for.
+    """
+
+    model: str
+    label: str
+    convention: str
+    params: str = ""
+    flops: str = ""
+    top1: str = ""
+    family: str = ""
+    options: tuple[tuple[str, str], ...] = ()
+    image_size: int = 224
+
+    @property
+    def key(self) -> str:
+        """Under which its counts are handed to the tables."""
+        size = "" if self.image_size == 224 else f" at {self.image_size}"
+        return " ".join([self.model, *(f"{name}={value}" for name, value in self.options)]) + size
+
+
+def _rows(family: str, *rows: tuple[str, ...]) -> tuple[Reported, ...]:
+    return tuple(Reported(*row, family=family) for row in rows)
+
+
+FIGURE4 = (
+    *_rows(
+        "ResNet",
+        ("resnet26", "ResNet 26", "A", "13.7", "2.4", "73.6"),
+        ("acmix_resnet26", "ResNet-ACmix 26", "dagger", "10.6", "2.3", "76.1"),
+        ("resnet38", "ResNet 38", "A", "19.6", "3.2", "76.0"),
+        ("acmix_resnet38", "ResNet-ACmix 38", "dagger", "14.6", "2.9", "77.4"),
+        ("resnet50", "ResNet 50", "A", "25.6", "4.1", "76.9"),
+        ("acmix_resnet50", "ResNet-ACmix 50", "dagger", "18.6", "3.6", "77.8"),
+    ),
+    *_rows(
+        "SAN",
+        ("san10", "SAN 10", "A", "11.8", "1.9", "77.1"),
+        ("acmix_san10", "SAN-ACmix 10", "A+bias", "12.1", "1.9", "77.6"),
+        ("san15", "SAN 15", "A", "16.2", "2.6", "78.0"),
+        ("acmix_san15", "SAN-ACmix 15", "A+bias", "16.6", "2.7", "78.4"),
+        ("san19", "SAN 19", "A", "20.5", "3.3", "78.2"),
+        ("acmix_san19", "SAN-ACmix 19", "A+bias", "21.2", "3.4", "78.7"),
+    ),
+    *_rows(
+        "PVT",
+        ("pvt_tiny", "PVT-T", "A", "13", "1.9", "75.1"),
+        ("acmix_pvt_tiny", "PVT-ACmix-T", "A", "13", "2.0", "78.0"),
+        ("pvt_small", "PVT-S", "A", "25", "3.8", "79.8"),
+        ("acmix_pvt_small", "PVT-ACmix-S", "A", "25", "3.9", "81.7"),
+    ),
+    *_rows(
+        "Swin",
+        ("swin_tiny", "Swin-T", "A+norm", "29", "4.5", "81.3"),
+        ("acmix_swin_tiny", "Swin-ACmix-T", "A+norm", "30", "4.6", "81.9"),
+        ("swin_small", "Swin-S", "A+norm", "50", "8.7", "83.0"),
+        ("acmix_swin_small", "Swin-ACmix-S", "A+norm", "51", "9.0", "83.5"),
+    ),
+)
+
+
+def _swin(label: str, params: str, flops: str, top1: str, **options: str) -> Reported:
+    return Reported("acmix_swin_tiny", label, "A+norm", params, flops, top1, options=tuple(options.items()))
+
+
+TABLE6 = (
+    Reported("swin_tiny", "Swin-T", "A+norm", "29", "4.5", "81.3"),
+    Reported("conv_swin_tiny", "Conv-Swin-T", "A+norm", "39", "4.5", "80.5"),
+    _swin("1, 1", "30", "4.6", "81.5", mix="sum"),
+    _swin("α, 1", "30", "4.6", "81.6", mix="alpha_one"),
+    _swin("α, 1 - α", "30", "4.6", "81.5", mix="alpha"),
+    _swin("α, β", "30", "4.6", "81.9"),
+)
+
+TABLE7 = (
+    _swin("Tensor shifts", "", "4.6", "81.4", shift="tensor"),
+    _swin("Fixed kernel", "", "4.7", "81.4", shift="fixed"),
+    _swin("Random init", "", "4.7", "81.5", shift="random"),
+    _swin("Group conv", "", "4.7", "81.9"),
+)
+
+# Of their own papers. SASA and AA print two operations for a multiply-add: halved here. SASA's rows are those with a
+# convolution stem. BoTNet's multiply-adds are printed for images of 1024.
+COMPETITORS = (
+    Reported("sasa_resnet26", "SASA-ResNet 26", "A+position", "10.3", "2.25", "75.8", family="SASA"),
+    Reported("sasa_resnet38", "SASA-ResNet 38", "A+position", "14.1", "2.85", "77.1", family="SASA"),
+    Reported("sasa_resnet50", "SASA-ResNet 50", "A+position", "18.0", "3.5", "77.4", family="SASA"),
+    Reported("aa_resnet50", "AA-ResNet 50", "A", "25.8", "4.15", "77.7", family="AA-ResNet"),
+    Reported("lrnet50", "LR-Net 50", "A", "23.3", "4.3", "77.3", family="LR-Net"),
+    Reported("botnet50", "BoTNet 50", "A", "20.8", family="BoTNet"),
+    Reported("botnet50", "BoTNet 50", "A", "20.8", "102.98", family="BoTNet", image_size=1024),
+)

@@ -1,0 +1,113 @@
+"""The patchwise form of ACmix, for SAN."""
+
+from __future__ import annotations
+
+from mindspore import Tensor, nn, ops
+
+from acmix_ms.ops import functional as F
+from acmix_ms.ops.base import (
+    MIXES,
+    SHIFTS,
+    TwoPaths,
+    check_choice,
+    check_heads,
+    check_multiple,
+    check_odd,
+    check_positive,
+)
+from acmix_ms.ops.neighborhood import aggregate, unfold
+
+
+class PatchwiseACmix(TwoPaths):
+    """Patchwise ACmix, the SAN form (eq. 18): x (B, in_channels, H, W) -> (B, out_channels, Ho, Wo), any size.
+
+    The weights of a pixel's window come from its query and all keys of the window at once, through two linear layers
+    with BatchNorm and ReLU (``conv_w``), without a softmax; ``share_channels`` channels use the same weights:
+    ``att[c](x) = sum_t w[c mod (m / share), t](x) * v[c](x + t)``. The convolution path takes q and k repeated from
+    ``rel_channels`` to ``out_channels`` maps beside v. ``mix="attention"`` is the plain self-attention module of SAN.
+
+    The official repository has no SAN: parameters are named as in SAN's own code (``conv1/2/3``, ``conv_w``) and as in
+    the official operator (``fc`` without bias, ``dep_conv``, ``rate1``, ``rate2``).
+
+    Args:
+        in_channels: c, of the input.
+        out_channels: m, of v and of the output.
+        rel_channels: r, of q and k; ``out_channels / 4`` by default.
+        share_channels: channels that share attention weights.
+        num_heads: N, of the convolution path.
+        attn_kernel_size, conv_kernel_size, stride, dilation, shift, mix: as in `ACmix`.
+
+    Raises:
+        UserError: (a ValueError) an argument that cannot work, named with its value.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        rel_channels: int | None = None,
+        share_channels: int = 8,
+        num_heads: int = 4,
+        attn_kernel_size: int = 7,
+        conv_kernel_size: int = 3,
+        stride: int = 1,
+        dilation: int = 1,
+        shift: str = "learned",
+        mix: str = "learned",
+    ):
+        super().__init__()
+        check_positive(in_channels=in_channels, out_channels=out_channels, num_heads=num_heads)
+        check_positive(share_channels=share_channels, stride=stride, dilation=dilation)
+        check_odd(attn_kernel_size=attn_kernel_size, conv_kernel_size=conv_kernel_size)
+        check_heads(out_channels, num_heads, "out_channels")
+        check_multiple(out_channels=out_channels, share_channels=share_channels)
+        rel_channels = rel_channels or max(out_channels // 4, 1)
+        check_positive(rel_channels=rel_channels)
+        check_multiple(out_channels=out_channels, rel_channels=rel_channels)
+        check_choice(SHIFTS, shift=shift)
+        check_choice(MIXES, mix=mix)
+        self.in_channels, self.out_channels, self.rel_channels = in_channels, out_channels, rel_channels
+        self.share_channels, self.num_heads = share_channels, num_heads
+        self.attn_kernel_size, self.stride, self.dilation = attn_kernel_size, stride, dilation
+
+        # Stage I
+        self.conv1 = nn.Conv2d(in_channels, rel_channels, 1, has_bias=True)  # q
+        self.conv2 = nn.Conv2d(in_channels, rel_channels, 1, has_bias=True)  # k
+        self.conv3 = nn.Conv2d(in_channels, out_channels, 1, has_bias=True)  # v
+        # Stage II
+        if mix != "conv":
+            taps, weights = attn_kernel_size**2, out_channels // share_channels
+            self.conv_w = nn.SequentialCell(
+                nn.BatchNorm2d(rel_channels * (taps + 1)),
+                nn.ReLU(),
+                nn.Conv2d(rel_channels * (taps + 1), weights, 1),
+                nn.BatchNorm2d(weights),
+                nn.ReLU(),
+                nn.Conv2d(weights, taps * weights, 1, has_bias=True),
+            )
+        if mix != "attention":
+            self.build_conv_path(out_channels, num_heads, conv_kernel_size, stride, dilation, shift, fc_bias=False)
+        self.build_rates(mix)
+
+    def construct(self, x: Tensor) -> Tensor:
+        q = F.project(x, self.conv1.weight, self.conv1.bias)  # (B, r, H, W)
+        k = F.project(x, self.conv2.weight, self.conv2.bias)
+        v = F.project(x, self.conv3.weight, self.conv3.bias)  # (B, m, H, W)
+        if self.mix == "conv":
+            return self.patchwise_conv_path(q, k, v)
+        attention = self.attention_path(q, k, v)
+        if self.mix == "attention":
+            return attention
+        return self.sum_paths(attention, self.patchwise_conv_path(q, k, v))
+
+    def attention_path(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """(B, r, H, W), (B, r, H, W), (B, m, H, W) -> (B, m, Ho, Wo)."""
+        window = (self.attn_kernel_size, self.stride, self.dilation)
+        weights = self.conv_w(ops.cat((F.subsample(q, self.stride), unfold(k, *window)), 1))  # (B, m/share*k*k, Ho, Wo)
+        return aggregate(v, weights.astype(v.dtype), *window)
+
+    def patchwise_conv_path(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """(B, r, H, W), (B, r, H, W), (B, m, H, W) -> (B, m, Ho, Wo)."""
+        copies = self.out_channels // self.rel_channels
+        return self.conv_path(ops.cat((F.repeat_channels(q, copies), F.repeat_channels(k, copies), v), 1))
