@@ -80,7 +80,7 @@ def check_same(cfg: config.Config) -> None:
         if not isinstance(values, dict):
             values, was = {section: values}, {section: was}
         for key, value in values.items():
-            if value != was[key] and key not in ("resume", "log_every"):
+            if value != was[key] and key not in ("resume", "log_every", "workers"):
                 raise UserError(
                     f"{cfg.run_dir} was trained with {section}.{key}={was[key]}, now it is {value}: "
                     "give another run_dir"
@@ -110,7 +110,7 @@ def finished(cfg: config.Config) -> dict | None:
 
 def train_apart(cfg: config.Config) -> dict:
     """Train in a process of its own, so that no run inherits generators or compiled graphs from the one before."""
-    resume = (Path(cfg.run_dir) / run_dir.LAST).exists()
+    resume = any((Path(cfg.run_dir) / name).exists() for name in (run_dir.LAST, run_dir.BEST))
     cfg = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, resume=resume))
     start = time.perf_counter()
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:

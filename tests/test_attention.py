@@ -129,6 +129,7 @@ def test_window_weights_give_the_output_through_roll_and_padding(size, shift):
         ("acmix_san_digits", "layer1.0.sam", (8, 8)),
         ("acmix_swin_digits", "layers.0.blocks.1.attn", (16, 16)),
         ("acmix_pvt_tiny", "block2.0.attn", (1, 1)),
+        ("acmix_deit_tiny", None, (2, 2)),
     ],
 )
 def test_every_family_has_maps(model, layer, size):
