@@ -28,7 +28,7 @@ SCRIPTS = {"train": train_script, "eval": eval_script, "export": export_script}
 def call(monkeypatch):
     """``call("train", "--config", ...)``: the main function of a script, in this process, from the repository root."""
     monkeypatch.chdir(ROOT)
-    register()
+    register(monkeypatch)
     return lambda script, *args: SCRIPTS[script].main([str(arg) for arg in args])
 
 
