@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 
 from acmix_ms.errors import UserError, closest
 from acmix_ms.ops import ACmix, PatchwiseACmix, SpatialReductionACmix, WindowACmix
 from acmix_ms.ops import functional as F
-from acmix_ms.ops.neighborhood import reflect_index, unfold
+from acmix_ms.ops.neighborhood import reflect_index
 
 OPERATORS = (ACmix, PatchwiseACmix, SpatialReductionACmix, WindowACmix)
 
@@ -122,9 +122,7 @@ def patchwise_attention(cell: PatchwiseACmix, x: Tensor, query: tuple[int, int])
     """SAN's form, x (1, Cin, H, W): weights from linear layers instead of a softmax, so they have signs."""
     q, k = (F.project(x, conv.weight, conv.bias) for conv in (cell.conv1, cell.conv2))
     size, height, width = cell.attn_kernel_size, x.shape[2], x.shape[3]
-    window = (size, cell.stride, cell.dilation)
-    weights = cell.conv_w(ops.cat((F.subsample(q, cell.stride), unfold(k, *window)), 1))  # (1, g*k*k, Ho, Wo)
-    weights = _array(weights)[0, :, query[0], query[1]].reshape(-1, size, size)
+    weights = _array(cell.window_weights(q, k))[0, :, query[0], query[1]].reshape(-1, size, size)
     rows, cols = _taps(cell, query, height, width)
     weights = _scatter(weights, rows, cols, height, width)
     return Attention(weights, query, _strided(cell, height, width), signed=True)

@@ -1,6 +1,6 @@
 """Parameters and multiply-adds of a Cell, counted from the Cells themselves as one forward pass meets them.
 
-Four conventions, because papers count differently:
+Five conventions, because papers count differently:
 
 * ``"A"``: products of convolutions, linear layers and attention (q.k and a.v). No norms, activations, biases.
 * ``"A+bias"``: A, and one for each bias added to an output element of a convolution or linear layer.

@@ -36,17 +36,22 @@ def check_choice(choices: tuple[str, ...], **values: str) -> None:
             raise UserError(f"{name}={value!r}: choose from {', '.join(choices)}")
 
 
-def check_heads(channels: int, num_heads: int, channels_name: str) -> None:
-    """Raise UserError unless ``channels``, an argument of that name, can be divided into heads."""
-    if channels % num_heads:
-        raise UserError(f"{channels_name}={channels} is not divisible by num_heads={num_heads}: change one of them")
-
-
 def check_multiple(**values: int) -> None:
     """Raise UserError unless the first of two arguments is a multiple of the second."""
     (name, value), (divisor_name, divisor) = values.items()
     if value % divisor:
         raise UserError(f"{name}={value} is not a multiple of {divisor_name}={divisor}: change one of them")
+
+
+def check_operator(*, num_heads: int, conv_kernel_size: int, shift: str, mix: str, **channels: int) -> None:
+    """The checks of every form; ``channels`` is the argument, under its own name, that the heads divide."""
+    check_positive(num_heads=num_heads, **channels)
+    check_odd(conv_kernel_size=conv_kernel_size)
+    ((name, value),) = channels.items()
+    if value % num_heads:
+        raise UserError(f"{name}={value} is not divisible by num_heads={num_heads}: change one of them")
+    check_choice(SHIFTS, shift=shift)
+    check_choice(MIXES, mix=mix)
 
 
 class ShiftConv(nn.Cell):

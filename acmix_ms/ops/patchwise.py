@@ -5,16 +5,7 @@ from __future__ import annotations
 from mindspore import Tensor, nn, ops
 
 from acmix_ms.ops import functional as F
-from acmix_ms.ops.base import (
-    MIXES,
-    SHIFTS,
-    TwoPaths,
-    check_choice,
-    check_heads,
-    check_multiple,
-    check_odd,
-    check_positive,
-)
+from acmix_ms.ops.base import TwoPaths, check_multiple, check_odd, check_operator, check_positive
 from acmix_ms.ops.neighborhood import aggregate, unfold
 
 
@@ -57,16 +48,15 @@ class PatchwiseACmix(TwoPaths):
         mix: str = "learned",
     ):
         super().__init__()
-        check_positive(in_channels=in_channels, out_channels=out_channels, num_heads=num_heads)
-        check_positive(share_channels=share_channels, stride=stride, dilation=dilation)
-        check_odd(attn_kernel_size=attn_kernel_size, conv_kernel_size=conv_kernel_size)
-        check_heads(out_channels, num_heads, "out_channels")
+        check_positive(in_channels=in_channels, share_channels=share_channels, stride=stride, dilation=dilation)
+        check_odd(attn_kernel_size=attn_kernel_size)
+        check_operator(
+            out_channels=out_channels, num_heads=num_heads, conv_kernel_size=conv_kernel_size, shift=shift, mix=mix
+        )
         check_multiple(out_channels=out_channels, share_channels=share_channels)
         rel_channels = rel_channels or max(out_channels // 4, 1)
         check_positive(rel_channels=rel_channels)
         check_multiple(out_channels=out_channels, rel_channels=rel_channels)
-        check_choice(SHIFTS, shift=shift)
-        check_choice(MIXES, mix=mix)
         self.in_channels, self.out_channels, self.rel_channels = in_channels, out_channels, rel_channels
         self.share_channels, self.num_heads = share_channels, num_heads
         self.attn_kernel_size, self.stride, self.dilation = attn_kernel_size, stride, dilation
@@ -103,9 +93,13 @@ class PatchwiseACmix(TwoPaths):
 
     def attention_path(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """(B, r, H, W), (B, r, H, W), (B, m, H, W) -> (B, m, Ho, Wo)."""
-        window = (self.attn_kernel_size, self.stride, self.dilation)
-        weights = self.conv_w(ops.cat((F.subsample(q, self.stride), unfold(k, *window)), 1))  # (B, m/share*k*k, Ho, Wo)
-        return aggregate(v, weights.astype(v.dtype), *window)
+        weights = self.window_weights(q, k).astype(v.dtype)
+        return aggregate(v, weights, self.attn_kernel_size, self.stride, self.dilation)
+
+    def window_weights(self, q: Tensor, k: Tensor) -> Tensor:
+        """Weights of every window from its query and keys: (B, r, H, W) each -> (B, m/share*k*k, Ho, Wo)."""
+        keys = unfold(k, self.attn_kernel_size, self.stride, self.dilation)
+        return self.conv_w(ops.cat((F.subsample(q, self.stride), keys), 1))
 
     def patchwise_conv_path(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """(B, r, H, W), (B, r, H, W), (B, m, H, W) -> (B, m, Ho, Wo)."""

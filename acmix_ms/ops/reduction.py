@@ -5,7 +5,7 @@ from __future__ import annotations
 from mindspore import Tensor, nn, ops
 
 from acmix_ms.ops import functional as F
-from acmix_ms.ops.base import MIXES, SHIFTS, TwoPaths, check_choice, check_heads, check_odd, check_positive
+from acmix_ms.ops.base import TwoPaths, check_operator, check_positive
 
 NORM_EPS = 1e-5  # of the norm after the reduction, as in PVT's code (its other norms have 1e-6)
 
@@ -49,11 +49,8 @@ class SpatialReductionACmix(TwoPaths):
         mix: str = "learned",
     ):
         super().__init__()
-        check_positive(dim=dim, num_heads=num_heads, sr_ratio=sr_ratio)
-        check_odd(conv_kernel_size=conv_kernel_size)
-        check_heads(dim, num_heads, "dim")
-        check_choice(SHIFTS, shift=shift)
-        check_choice(MIXES, mix=mix)
+        check_positive(sr_ratio=sr_ratio)
+        check_operator(dim=dim, num_heads=num_heads, conv_kernel_size=conv_kernel_size, shift=shift, mix=mix)
         self.dim, self.num_heads, self.sr_ratio = dim, num_heads, sr_ratio
 
         # Stage I

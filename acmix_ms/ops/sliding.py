@@ -5,7 +5,7 @@ from __future__ import annotations
 from mindspore import Tensor, nn, ops
 
 from acmix_ms.ops import functional as F
-from acmix_ms.ops.base import MIXES, SHIFTS, TwoPaths, check_choice, check_heads, check_odd, check_positive
+from acmix_ms.ops.base import TwoPaths, check_choice, check_odd, check_operator, check_positive
 from acmix_ms.ops.neighborhood import neighborhood_attention
 
 BACKENDS = ("halo", "unfold")
@@ -53,12 +53,11 @@ class ACmix(TwoPaths):
         backend: str = "halo",
     ):
         super().__init__()
-        check_positive(in_channels=in_channels, out_channels=out_channels, num_heads=num_heads)
-        check_positive(stride=stride, dilation=dilation)
-        check_odd(attn_kernel_size=attn_kernel_size, conv_kernel_size=conv_kernel_size)
-        check_heads(out_channels, num_heads, "out_channels")
-        check_choice(SHIFTS, shift=shift)
-        check_choice(MIXES, mix=mix)
+        check_positive(in_channels=in_channels, stride=stride, dilation=dilation)
+        check_odd(attn_kernel_size=attn_kernel_size)
+        check_operator(
+            out_channels=out_channels, num_heads=num_heads, conv_kernel_size=conv_kernel_size, shift=shift, mix=mix
+        )
         check_choice(BACKENDS, backend=backend)
         self.in_channels, self.out_channels, self.num_heads = in_channels, out_channels, num_heads
         self.attn_kernel_size, self.stride, self.dilation = attn_kernel_size, stride, dilation

@@ -9,7 +9,7 @@ from mindspore.common.initializer import TruncatedNormal, initializer
 
 from acmix_ms.errors import UserError
 from acmix_ms.ops import functional as F
-from acmix_ms.ops.base import MIXES, SHIFTS, TwoPaths, check_choice, check_heads, check_odd, check_positive
+from acmix_ms.ops.base import TwoPaths, check_operator, check_positive
 
 
 class WindowACmix(TwoPaths):
@@ -49,11 +49,8 @@ class WindowACmix(TwoPaths):
         window = (window_size, window_size) if isinstance(window_size, (int, np.integer)) else tuple(window_size)
         if len(window) != 2:
             raise UserError(f"window_size={window_size!r}: give an integer or (height, width)")
-        check_positive(dim=dim, num_heads=num_heads, window_height=window[0], window_width=window[1])
-        check_odd(conv_kernel_size=conv_kernel_size)
-        check_heads(dim, num_heads, "dim")
-        check_choice(SHIFTS, shift=shift)
-        check_choice(MIXES, mix=mix)
+        check_positive(window_height=window[0], window_width=window[1])
+        check_operator(dim=dim, num_heads=num_heads, conv_kernel_size=conv_kernel_size, shift=shift, mix=mix)
         self.dim, self.window_size, self.num_heads = dim, window, num_heads
         self.length = window[0] * window[1]
 
