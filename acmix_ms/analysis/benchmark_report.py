@@ -78,7 +78,13 @@ class Report:
 
     def failures(self) -> list[str]:
         """Why something has no figure."""
-        return list(dict.fromkeys(one.failure for some in self.sessions.values() for one in some if one.failure))
+        reasons = [one.failure for some in self.sessions.values() for one in some]
+        reasons += [
+            f"{result.row.name}: {result.failure}"
+            for result in self.results
+            if result.failure and result.failure not in reasons
+        ]
+        return list(dict.fromkeys(filter(None, reasons)))
 
     def markdown(self) -> str:
         """A document of its own."""

@@ -148,8 +148,10 @@ class Ours(Job):
         peak = runtime.device_peak_bytes(self.device)
         return super().memory() if peak is None else {"peak": peak}
 
-    def count(self, *, models: list) -> dict:
-        """Multiply-adds (convention A) of one image for each (name, options, image size)."""
+    def count(self, *, device: str, models: list) -> dict:
+        """Multiply-adds (convention A) of one image for each (name, options, image size); sees to the device first."""
+        if device != "auto" and not runtime.available(device):
+            raise Refusal(f"--device {device}: MindSpore finds none here; give another, or auto")
         runtime.start("CPU", mode="pynative")
         from acmix_ms.analysis.complexity import complexity
         from models import create_model

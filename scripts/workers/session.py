@@ -191,6 +191,8 @@ def count_macs(specs: Sequence[Spec], settings: Settings) -> dict[Spec, int]:
     counted = [spec for spec in specs if spec.source != "gemm"]
     wanted = dict.fromkeys((spec.model, spec.options, spec.image_size) for spec in counted)
     with Worker("counting multiply-adds", [sys.executable, str(FOLDER / "ours.py")]) as worker:
-        answer = worker.ask("count", models=[(model, dict(options), size) for model, options, size in wanted])
+        answer = worker.ask(
+            "count", device=settings.device, models=[(model, dict(options), size) for model, options, size in wanted]
+        )
     one = dict(zip(wanted, answer["macs"]))
     return {s: one[s.model, s.options, s.image_size] * s.batch * s.steps_of_forward for s in counted}
