@@ -39,7 +39,7 @@ def parse(argv: list[str] | None) -> Namespace:
     """The arguments, checked as far as that needs no model."""
     parser = ArgumentParser(prog="benchmark.py", description=__doc__)
     parser.add_argument("--model", nargs="+", metavar="NAME", help="models to measure")
-    parser.add_argument("--mode", nargs="+", default=["infer"], metavar="MODE", help=f"{', '.join(FORMS)}; infer")
+    parser.add_argument("--mode", nargs="+", metavar="MODE", help=f"of {', '.join(FORMS)}; default infer")
     parser.add_argument("--table7", action="store_true", help="acmix_swin_tiny with the four shifts of Table 7")
     parser.add_argument("--against", metavar="CLONE", help="a clone of github.com/LeapLabTHU/ACmix")
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="some rows of the table of targets, or their sessions")
@@ -54,12 +54,15 @@ def parse(argv: list[str] | None) -> Namespace:
     parser.add_argument("--output", metavar="DIR", help="for the JSON, the tables, the plot; runs/benchmark/<time>")
     parser.add_argument("--force", action="store_true", help="replace an earlier benchmark in --output")
     args = parser.parse_args(argv)
-    for mode in args.mode:
+    for mode in args.mode or ():
         if mode not in FORMS:
             raise UserError(f"--mode {mode}: {closest(mode, FORMS)}")
     kinds = [bool(args.model), args.table7, bool(args.rows)]
     if sum(kinds) > 1 or not (any(kinds) or args.against):
         raise UserError("give one of --model NAME, --table7, --rows ROW, or --against CLONE for the table of targets")
+    if args.mode and not args.model and not (args.table7 and len(args.mode) == 1):
+        raise UserError(f"--mode {' '.join(args.mode)}: goes with --model, or one with --table7; rows have theirs")
+    args.mode = args.mode or ["infer"]
     if args.image_size and args.image_size < SMALLEST:
         raise UserError(f"--image-size {args.image_size}: give at least {SMALLEST}")
     if args.threads > runtime.cpu_cores():

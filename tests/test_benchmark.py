@@ -396,6 +396,8 @@ def test_mistakes(tmp_path, monkeypatch):
     assert "--model NAME, --table7" in wrong()
     assert "--model NAME, --table7" in wrong(*model, "--table7")
     assert "--mode trian: did you mean 'train'?" in wrong(*model, "--mode", "trian")
+    assert "--mode train: goes with --model" in wrong("--rows", "resnet50", "--mode", "train")
+    assert "--mode infer train: goes with" in wrong("--table7", "--mode", "infer", "train")
     assert "--batch" in wrong(*model, "--batch", 0)
     assert "--repetitions" in wrong(*model, "--repetitions", "many")
     assert "--image-size 16: give at least 32" in wrong(*model, "--image-size", 16)

@@ -30,7 +30,7 @@ def refusing():
 class Ours(Job):
     """One form of one model."""
 
-    def start(self, device: str, threads: int) -> None:
+    def start(self, device: str, threads: int, source: str) -> None:
         """Import everything, take the memory for the baseline, choose the device."""
         use_cores(threads)
         import mindspore  # noqa: F401
@@ -38,13 +38,18 @@ class Ours(Job):
         import models  # noqa: F401
         from acmix_ms.engine import trainer  # noqa: F401
 
+        if source == "mindcv":
+            try:
+                import mindcv  # noqa: F401
+            except ImportError as error:
+                raise Refusal(f"mindcv cannot be imported ({error}): install what it needs beside it") from error
         self.imported()
         with refusing():
             self.device = runtime.start(device, mode="graph", seed=0, threads=threads)
 
     def build(self, *, device: str, threads: int, source: str, **spec) -> dict:
         """Build what the specification says; see `benchmark.Spec` for the fields."""
-        self.start(device, threads)
+        self.start(device, threads, source)
         if source == "gemm":
             self.step, flops = gemm_step()
             return {"device": self.device, "versions": versions(), "flops": flops}
@@ -97,10 +102,8 @@ class Ours(Job):
     def new_net(self, source: str, model: str, options: dict):
         """A Cell of the zoo or of mindcv."""
         if source == "mindcv":
-            try:
-                import mindcv
-            except ImportError as error:
-                raise Refusal(f"mindcv cannot be imported ({error}); pip install mindcv, or set PYTHONPATH") from error
+            import mindcv
+
             return mindcv.create_model(model, **options)
         from models import create_model
 
