@@ -137,7 +137,8 @@ def run_models(args: Namespace, settings: Settings, report: Report) -> None:
         training = {"train" if form == "train" else "infer": None for form in args.mode}
         official = [Spec(model, form, "official", **size) for form in training] if args.against else []
         if official and "swin" in model:  # stochastic depth is off on both sides, see workers/official.py
-            ours = [replace(spec, options=(("drop_path_rate", 0.0),)) for spec in ours]
+            off = (("drop_path_rate", 0.0),)
+            ours = [replace(spec, options=off) if spec.form == "train" else spec for spec in ours]
         plans[model] = [*official, *ours, GEMM]
     macs = count([spec for specs in plans.values() for spec in specs], settings)
     for number, (model, specs) in enumerate(plans.items(), start=1):
