@@ -25,6 +25,7 @@ MODES = ("graph", "pynative")
 # error as a log entry and again as the exception that reaches the caller. Errors of all else are still shown.
 QUIET = {"GLOG_v": "3", "MS_SUBMODULE_LOG_v": "{MD:4}", "OPENCV_LOG_LEVEL": "ERROR"}
 
+_added: set[str] = set()  # environment variables that are here because of us
 _threads: int | None = None  # MindSpore takes the number of CPU kernel threads once per process
 _deterministic = False  # and the switch to deterministic kernels as well
 
@@ -40,16 +41,41 @@ def mindspore_version() -> tuple[int, int] | None:
 
 def _guard_environment() -> None:
     for name, level in QUIET.items():
-        os.environ.setdefault(name, level)
+        _set_default(name, level)
     # From 2.9 on MindSpore brings a oneDNN whose AVX-512 convolutions fall to the reference kernel, 50-100 times
     # slower; capped to AVX2 they are fast. oneDNN reads this at its first kernel, so it serves after
     # `import mindspore` too, only not after a convolution has run.
     version = mindspore_version()
     if version is not None and version >= (2, 9) and platform.machine() in ("x86_64", "AMD64"):
-        os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+        _set_default("ONEDNN_MAX_CPU_ISA", "AVX2")
+
+
+def _set_default(name: str, value: str) -> None:
+    if name not in os.environ:
+        os.environ[name] = value
+        _added.add(name)
 
 
 _guard_environment()
+
+
+def foreign_environment() -> dict[str, str]:
+    """The environment as the user has set it, for processes of other frameworks: PyTorch has a oneDNN too, and what
+    cures MindSpore's would slow that one down.
+    """
+    return {name: value for name, value in os.environ.items() if name not in _added}
+
+
+def cpu_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def device_peak_bytes(device: str) -> int | None:
+    """Most memory that the ``device`` has held for this process; None on CPU, where it is the process's own."""
+    import mindspore as ms
+
+    return None if device == "CPU" else int(ms.runtime.max_memory_allocated())
 
 
 def available(device: str) -> bool:

@@ -1,0 +1,211 @@
+"""Measure speed and memory: of models of the zoo, against the authors' PyTorch code, or the paper's Table 7.
+
+``--model acmix_resnet50 resnet50 --mode infer deploy`` measures models; ``--against CLONE`` runs the table of targets
+beside the official code in a clone that you have (``--rows`` chooses, without ``--against`` only what needs no clone),
+``--against CLONE --model NAME`` one model beside it; ``--table7`` gives the FPS column of Table 7.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.util
+import subprocess
+import sys
+from argparse import Namespace
+from dataclasses import replace
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from acmix_ms import runtime  # noqa: E402
+from acmix_ms.analysis import targets  # noqa: E402
+from acmix_ms.analysis.benchmark import FORMS, GEMM, Spec, environment  # noqa: E402
+from acmix_ms.analysis.benchmark_report import FILES, Report  # noqa: E402
+from acmix_ms.analysis.worker import WorkerError  # noqa: E402
+from acmix_ms.arguments import ArgumentParser, positive_int  # noqa: E402
+from acmix_ms.errors import UserError, closest, run_cli  # noqa: E402
+from scripts.workers.session import Disagreement, Session, Settings, count_macs  # noqa: E402
+
+BATCH, SIZE, SMALLEST = 4, 224, 32
+OFFICIAL_FILES = ("ResNet/ResNet_ImageNet.py", "Swin-Transformer/models/swin_transformer_acmix.py")
+OFFICIAL_MODELS = ("acmix_resnet26", "acmix_resnet38", "acmix_resnet50", "acmix_swin_tiny", "acmix_swin_small")
+TORCH = "2.13.0"  # the version that was tried
+TABLE7 = {"tensor": ("Tensor shifts", 313), "fixed": ("Fixed kernel", 419), "random": ("Random init", 419),
+          "learned": ("Group conv", 419)}  # fmt: skip
+
+
+def parse(argv: list[str] | None) -> Namespace:
+    """The arguments, checked as far as that needs no model."""
+    parser = ArgumentParser(prog="benchmark.py", description=__doc__)
+    parser.add_argument("--model", nargs="+", metavar="NAME", help="models to measure")
+    parser.add_argument("--mode", nargs="+", metavar="MODE", help=f"of {', '.join(FORMS)}; default infer")
+    parser.add_argument("--table7", action="store_true", help="acmix_swin_tiny with the four shifts of Table 7")
+    parser.add_argument("--against", metavar="CLONE", help="a clone of github.com/LeapLabTHU/ACmix")
+    parser.add_argument("--rows", nargs="+", metavar="ROW", help="some rows of the table of targets, or their sessions")
+    parser.add_argument("--official-python", default=sys.executable, metavar="PYTHON", help="one that has PyTorch")
+    parser.add_argument("--batch", type=positive_int, metavar="N", help=f"default {BATCH}, or as the row says")
+    parser.add_argument("--image-size", type=positive_int, metavar="N", help=f"default {SIZE}, or as the row says")
+    parser.add_argument("--device", default="auto", help="auto, Ascend, GPU or CPU")
+    parser.add_argument("--threads", type=positive_int, default=runtime.cpu_cores(), metavar="N", help="all cores")
+    parser.add_argument("--precision", choices=("fp32", "mixed", "fp16"), default="fp32", help="fp32")
+    parser.add_argument("--warmup", type=positive_int, default=3, metavar="N", help="steps before; 3")
+    parser.add_argument("--repetitions", type=positive_int, default=10, metavar="N", help="turns of each; 10")
+    parser.add_argument("--output", metavar="DIR", help="for the JSON, the tables, the plot; runs/benchmark/<time>")
+    parser.add_argument("--force", action="store_true", help="replace an earlier benchmark in --output")
+    args = parser.parse_args(argv)
+    for mode in args.mode or ():
+        if mode not in FORMS:
+            raise UserError(f"--mode {mode}: {closest(mode, FORMS)}")
+    kinds = [bool(args.model), args.table7, bool(args.rows)]
+    if sum(kinds) > 1 or not (any(kinds) or args.against):
+        raise UserError("give one of --model NAME, --table7, --rows ROW, or --against CLONE for the table of targets")
+    if args.mode and not args.model and not (args.table7 and len(args.mode) == 1):
+        raise UserError(f"--mode {' '.join(args.mode)}: goes with --model, or one with --table7; rows have theirs")
+    args.mode = args.mode or ["infer"]
+    if args.image_size and args.image_size < SMALLEST:
+        raise UserError(f"--image-size {args.image_size}: give at least {SMALLEST}")
+    if args.threads > runtime.cpu_cores():
+        raise UserError(
+            f"--threads {args.threads}: this process may use {runtime.cpu_cores()} cores, give at most that"
+        )
+    if args.device not in ("auto", *runtime.DEVICES):
+        raise UserError(f"--device {args.device}: {closest(args.device, ('auto', *runtime.DEVICES))}")
+    args.selected = targets.select(args.rows)
+    if args.against:
+        require_official(args)
+    return args
+
+
+def require_official(args: Namespace) -> None:
+    """See that the official code can be run beside ours."""
+    for file in OFFICIAL_FILES:
+        if not (Path(args.against) / file).is_file():
+            raise UserError(
+                f"--against {args.against}: there is no {file}; give the folder of a clone of "
+                "https://github.com/LeapLabTHU/ACmix"
+            )
+    args.against = str(Path(args.against).resolve())
+    if args.table7:
+        raise UserError("--table7: the official code has one of its four rows only; leave --against out")
+    for name in args.model or ():
+        if name not in OFFICIAL_MODELS:
+            raise UserError(
+                f"--model {name}: the authors released no such code, choose from {', '.join(OFFICIAL_MODELS)}"
+            )
+    if args.device not in ("auto", "CPU") or args.precision != "fp32":
+        raise UserError("--against: the official code is measured on CPU in fp32; leave out --device and --precision")
+    args.device = "CPU"
+    try:
+        command = [args.official_python, "-c", "import numpy, torch"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=runtime.foreign_environment())
+        reason = (done.stderr.strip().splitlines() or [""])[-1] if done.returncode else None
+    except OSError as error:
+        reason = error.strerror
+    if reason is not None:
+        raise UserError(
+            f"--official-python {args.official_python} cannot import PyTorch and NumPy ({reason}): make an "
+            f"environment of its own, pip install torch=={TORCH} numpy in it, and give its Python"
+        )
+
+
+def output_folder(args: Namespace) -> Path:
+    """Where the files go; made here."""
+    from acmix_ms.engine.run_dir import writable_folder
+
+    folder = Path(args.output or f"runs/benchmark/{datetime.datetime.now():%Y%m%d-%H%M%S}")
+    if not args.force and (folder / FILES[0]).exists():
+        raise UserError(f"--output {folder} holds an earlier {FILES[0]}: give another folder, or --force")
+    return writable_folder(folder, "--output")
+
+
+def count(specs, settings: Settings) -> dict[Spec, int]:
+    """Multiply-adds; the first to meet a model or an image size that cannot be."""
+    print("counting multiply-adds", flush=True)
+    try:
+        return count_macs(specs, settings)
+    except WorkerError as error:
+        raise UserError(str(error)) from error
+
+
+def run_models(args: Namespace, settings: Settings, report: Report) -> None:
+    """Each model with all its forms, and the matrix product, in turns."""
+    size = {"batch": args.batch or BATCH, "image_size": args.image_size or SIZE}
+    plans = {}
+    for model in dict.fromkeys(args.model):
+        ours = [Spec(model, form, **size) for form in dict.fromkeys(args.mode)]
+        training = {"train" if form == "train" else "infer": None for form in args.mode}
+        official = [Spec(model, form, "official", **size) for form in training] if args.against else []
+        if official and "swin" in model:  # stochastic depth is off on both sides, see workers/official.py
+            off = (("drop_path_rate", 0.0),)
+            ours = [replace(spec, options=off) if spec.form == "train" else spec for spec in ours]
+        plans[model] = [*official, *ours, GEMM]
+    macs = count([spec for specs in plans.values() for spec in specs], settings)
+    for number, (model, specs) in enumerate(plans.items(), start=1):
+        print(f"[{number}/{len(plans)}] {model}", flush=True)
+        report.add(model, Session(settings).measure(specs, macs))
+
+
+def run_table7(args: Namespace, settings: Settings, report: Report) -> None:
+    """The four shifts in turns, beside the paper's images per second."""
+    size = {"batch": args.batch or BATCH, "image_size": args.image_size or SIZE}
+    model, form = "acmix_swin_tiny", args.mode[0]
+    specs = {shift: Spec(model, form, options=(("shift", shift),), **size) for shift in TABLE7}
+    macs = count(list(specs.values()), settings)
+    measured = Session(settings).measure([*specs.values(), GEMM], macs)
+    fps = {shift: measured[spec].record()["images_per_second"] for shift, spec in specs.items()}
+    rows = []
+    for shift, (label, paper) in TABLE7.items():
+        ours = f"{fps[shift]:.1f}" if fps[shift] else "failed"
+        relative = f"{fps[shift] / fps['tensor']:.2f}x" if fps[shift] and fps["tensor"] else "-"
+        rows.append((label, shift, ours, relative, str(paper), f"{paper / TABLE7['tensor'][1]:.2f}x"))
+    header = ("shift module", "shift=", "img/s", "over tensor shifts", "paper: img/s", "paper: over tensor shifts")
+    report.tables["Table 7 (paper: one RTX 2080 Ti, largest batch)"] = (header, rows)
+    report.add("table7", measured)
+
+
+def run_rows(args: Namespace, settings: Settings, report: Report) -> None:
+    """The table of targets, session by session."""
+    rows = [targets.resized(row, args.batch, args.image_size) for row in args.selected]
+    lacking = {}
+    if not args.against:
+        lacking.update(dict.fromkeys(("official", "compiled"), "needs the official code: --against CLONE"))
+    if importlib.util.find_spec("mindcv") is None:
+        lacking["mindcv"] = "mindcv is not installed: pip install mindcv, or set PYTHONPATH to it"
+    reasons = {row: lacking[spec.source] for row in rows for spec in row.against if spec.source in lacking}
+    report.results += [targets.Result(row, failure=reason) for row, reason in reasons.items()]
+    runnable = [row for row in rows if row not in reasons]
+    plans = targets.sessions(runnable)
+    macs = count([spec for specs in plans.values() for spec in specs], settings) if plans else {}
+    for number, (name, specs) in enumerate(plans.items(), start=1):
+        print(f"[{number}/{len(plans)}] {name}", flush=True)
+        chosen = [row for row in runnable if row.session == name]
+        memory_only = all(row.measure == "memory" for row in chosen)
+        session = Session(replace(settings, warmup=2, repetitions=1) if memory_only else settings)
+        extra = () if memory_only or GEMM in specs else (GEMM,)
+        measured = session.measure([*specs, *extra], macs)
+        report.add(name, measured, [targets.evaluate(row, measured) for row in chosen])
+    report.results.sort(key=lambda result: rows.index(result.row))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure, print, write."""
+    args = parse(argv)
+    folder = output_folder(args)
+    settings = Settings(args.device, args.threads, args.precision, args.warmup, args.repetitions, args.against,
+                        args.official_python)  # fmt: skip
+    protocol = {"warmup": args.warmup, "repetitions": args.repetitions}
+    report = Report(folder, environment(threads=args.threads, precision=args.precision), protocol)
+    run = run_models if args.model else run_table7 if args.table7 else run_rows
+    try:
+        run(args, settings, report)
+    except Disagreement as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 3
+    report.write()
+    print(f"\n{report.text()}\n\n" + "\n".join(str(folder / name) for name in FILES))
+    return 0 if any(one.timing for some in report.sessions.values() for one in some) or not report.sessions else 1
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,179 @@
+"""The process that measures one model of the zoo (or mindcv's, or a plain matrix product) for scripts/benchmark.py."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import numpy as np  # noqa: E402
+from serve import Job, Refusal, forget_peak, serve, use_cores  # noqa: E402
+
+from acmix_ms import config, runtime  # noqa: E402
+from acmix_ms.analysis.benchmark import gemm_step, versions  # noqa: E402
+from acmix_ms.errors import UserError  # noqa: E402
+
+LEARNING_RATE, WEIGHT_DECAY = 1e-4, 0.05  # of AdamW; the official side has the same
+
+
+@contextlib.contextmanager
+def refusing():
+    """A `UserError` is an answer, not the end of the process."""
+    try:
+        yield
+    except UserError as error:
+        raise Refusal(str(error)) from error
+
+
+class Ours(Job):
+    """One form of one model."""
+
+    def start(self, device: str, threads: int, source: str) -> None:
+        """Import everything, take the memory for the baseline, choose the device."""
+        use_cores(threads)
+        import mindspore  # noqa: F401
+
+        import models  # noqa: F401
+        from acmix_ms.engine import trainer  # noqa: F401
+
+        if source == "mindcv":
+            try:
+                import mindcv  # noqa: F401
+            except ImportError as error:
+                raise Refusal(f"mindcv cannot be imported ({error}): install what it needs beside it") from error
+        self.imported()
+        with refusing():
+            self.device = runtime.start(device, mode="graph", seed=0, threads=threads)
+
+    def build(self, *, device: str, threads: int, source: str, **spec) -> dict:
+        """Build what the specification says; see `benchmark.Spec` for the fields."""
+        self.start(device, threads, source)
+        if source == "gemm":
+            self.step, flops = gemm_step()
+            return {"device": self.device, "versions": versions(), "flops": flops}
+        with refusing():
+            self.build_net(source=source, **spec)
+        forget_peak()
+        return {"device": self.device, "versions": versions()}
+
+    def build_net(self, *, source, model, form, options, inputs, precision, load=None, save=None, mindir=None) -> None:
+        """Net, weights and step.
+
+        Args:
+            source: ``"ours"`` or ``"mindcv"``.
+            model, form, options: name, how it runs, keyword arguments.
+            inputs: .npz with ``images`` (B, 3, H, W) and ``labels`` (B,).
+            precision: of `acmix_ms.engine.precision`.
+            load, save: files of weights: .npz with official names, or a checkpoint of ours.
+            mindir: file to export to (form ``export``) or to run (form ``mindir``).
+        """
+        import mindspore as ms
+
+        from acmix_ms.engine import precision as number_format
+
+        with np.load(inputs) as arrays:
+            self.images, self.labels = ms.Tensor(arrays["images"]), ms.Tensor(arrays["labels"].astype(np.int32))
+        number_format.require_precision(precision, self.device)
+        if form == "mindir":
+            self.forward = ms.nn.GraphCell(ms.load(mindir))
+            self.step = lambda: self.forward(self.images).asnumpy()
+            return
+        net = self.new_net(source, model, options)
+        self.exchange_weights(net, load, save)
+        if form == "train":
+            self.train(net, model, precision)
+            return
+        net.set_train(False)
+        if form == "deploy":
+            net = fused(net)
+        if form == "export":
+            from acmix_ms.deploy import exporter
+
+            batch, _, size, _ = self.images.shape
+            exporter.export(net, "mindir", mindir, image_size=size, batch=batch)
+            return
+        from acmix_ms.engine.evaluation import build_predictor
+
+        self.forward = build_predictor(number_format.cast(net, precision))
+        self.step = lambda: self.forward(self.images).asnumpy()
+
+    def new_net(self, source: str, model: str, options: dict):
+        """A Cell of the zoo or of mindcv."""
+        if source == "mindcv":
+            import mindcv
+
+            return mindcv.create_model(model, **options)
+        from models import create_model
+
+        return create_model(model, **options)
+
+    def exchange_weights(self, net, load: str | None, save: str | None) -> None:
+        """The same weights for every process that measures this model."""
+        from acmix_ms.engine import checkpoint
+        from models.pretrained import load_torch_state
+
+        if load and load.endswith(".npz"):
+            with np.load(load) as arrays:
+                load_torch_state(net, arrays)
+        elif load:
+            checkpoint.load_weights(net, load)
+        if save:
+            checkpoint.save(save, net.parameters_dict())
+
+    def train(self, net, model: str, precision: str) -> None:
+        """One step of train.py: `Trainer`'s own, and the learning rate that is set before each."""
+        from acmix_ms.engine.optim import set_learning_rate
+        from acmix_ms.engine.trainer import Trainer
+
+        keys = {"optim.name": "adamw", "optim.lr": LEARNING_RATE, "optim.weight_decay": WEIGHT_DECAY}
+        keys.update({"train.precision": precision, "run_dir": "runs"})  # nothing is written there
+        cfg = config.for_model(model, [f"{key}={value}" for key, value in keys.items()])
+        trainer = Trainer(net, cfg, None, None)
+        trainer.model.set_train(True)
+
+        def step() -> float:
+            set_learning_rate(trainer.optimizer, LEARNING_RATE)
+            loss, finite = trainer.train_step(self.images, self.labels)
+            return loss.asnumpy(), finite.asnumpy()
+
+        self.step, self.forward = step, None
+
+    def output(self, path: str) -> dict:
+        """Logits, or the losses of two steps; in training it must come before any other step."""
+        given = self.step() if self.forward else [float(self.step()[0]) for _ in range(2)]
+        np.save(path, np.asarray(given, np.float32))
+        return {}
+
+    def memory(self) -> dict:
+        """On an accelerator what the device held; else what the process did."""
+        peak = runtime.device_peak_bytes(self.device)
+        return super().memory() if peak is None else {"peak": peak}
+
+    def count(self, *, device: str, models: list) -> dict:
+        """Multiply-adds (convention A) of one image for each (name, options, image size); sees to the device first."""
+        if device != "auto" and not runtime.available(device):
+            raise Refusal(f"--device {device}: MindSpore finds none here; give another, or auto")
+        runtime.start("CPU", mode="pynative")
+        from acmix_ms.analysis.complexity import complexity
+        from models import create_model
+
+        found = []
+        with refusing():
+            for name, options, size in models:
+                found.append(complexity(create_model(name, **options), (1, 3, size, size)).macs())
+        return {"macs": found}
+
+
+def fused(net):
+    """The deploy form."""
+    try:
+        from acmix_ms.ops.fuse import fuse
+    except ModuleNotFoundError as error:
+        raise Refusal("this version has no deploy form (acmix_ms.ops.fuse)") from error
+    return fuse(net)
+
+
+if __name__ == "__main__":
+    serve(Ours())

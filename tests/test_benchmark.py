@@ -1,0 +1,493 @@
+"""The protocol of measurements, on made-up seconds and in real processes. No test looks at how fast anything is."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import TinyNet, register
+
+from acmix_ms import runtime
+from acmix_ms.analysis import targets
+from acmix_ms.analysis.benchmark import GEMM, Measured, Spec, Timing, environment, interleave, ratios
+from acmix_ms.analysis.benchmark_report import FILES, Report
+from acmix_ms.analysis.worker import Worker, WorkerError
+from acmix_ms.errors import UserError
+from scripts import benchmark
+from scripts.workers.session import Disagreement, Session, Settings, count_macs
+
+ROOT = Path(__file__).resolve().parent.parent
+WORKERS = ROOT / "scripts" / "workers"
+OFFICIAL, OURS = Spec("acmix_resnet50", source="official"), Spec("acmix_resnet50")
+SETTINGS = Settings("CPU", 1, "fp32", warmup=1, repetitions=2)
+
+
+# ------------------------------------------------------------------------------------------------ made-up seconds
+def test_turns_alternate_and_a_turn_is_the_median_of_its_steps():
+    order = []
+
+    def runner(name, seconds):
+        def run(count):
+            order.append((name, count))
+            return [seconds] * (count - 1) + [seconds * 1.5]
+
+        return run
+
+    runners = {"a": runner("a", 2.0), "b": runner("b", 0.1)}
+    timings, failed = interleave(runners, warmup=2, repetitions=3, pause=0)
+    assert failed == {}
+    # 0.15 s was the last step of b's warm-up: three fit into half a second
+    assert order == [("a", 2), ("b", 2)] + [("a", 1), ("b", 3)] * 3
+    assert timings["a"].turns == (3.0, 3.0, 3.0)
+    assert timings["b"].turns == (0.1, 0.1, 0.1)
+
+
+def test_one_that_fails_ends_alone():
+    def dies(count):
+        raise WorkerError("b: out of memory")
+
+    said = []
+    runners = {"a": lambda count: [1.0] * count, "b": dies}
+    timings, failed = interleave(runners, warmup=1, repetitions=2, failures=(WorkerError,), report=said.append, pause=0)
+    assert timings.keys() == {"a"}
+    assert failed == {"b": "b: out of memory"}
+    assert "failed: b: out of memory" in said
+
+
+def test_timing_and_ratios():
+    timing = Timing((1.0, 2.0, 3.0, 4.0, 100.0))
+    assert timing.summary() == {"median": 3.0, "min": 1.0, "lower": 2.0, "upper": 4.0, "max": 100.0}
+    # a slow machine in the third turn slows both
+    assert ratios(Timing((2.0, 2.0, 8.0)), Timing((1.0, 1.0, 4.0))) == (2.0, 2.0, 2.0)
+
+
+def measured(spec, *turns, **more):
+    return spec, Measured(spec, timing=Timing(turns) if turns else None, **more)
+
+
+def row(name):
+    return next(row for row in targets.ROWS if row.name == name)
+
+
+def test_a_row_takes_the_best_form_turn_by_turn():
+    deploy = dataclasses.replace(OURS, form="deploy")
+    found = dict([measured(OFFICIAL, 20.0, 44.0, 21.0), measured(OURS, 3.0, 3.0, 3.0), measured(deploy, 1.0, 4.0, 2.0)])
+    result = targets.evaluate(row("resnet50"), found)
+    assert result.ours == deploy.label
+    assert result.value == 11.0  # of 20, 11 and 10.5
+    assert result.spread["min"] == 10.5
+    assert result.met is True
+    found = dict([measured(OFFICIAL, 9.0), measured(OURS, 1.0), measured(deploy, failure="no deploy form")])
+    result = targets.evaluate(row("resnet50"), found)
+    assert (result.value, result.met, result.ours) == (9.0, False, OURS.label)
+    assert targets.evaluate(row("deploy-resnet50"), found).failure == "no deploy form"
+    assert targets.evaluate(row("deploy-resnet50"), found).met is None
+
+
+def test_memory_cost_growth_and_share():
+    line = row("resnet50-memory")
+    found = dict([measured(line.against[0], 1.0, peak=1000), measured(line.ours[0], 9.0, peak=400)])
+    found.update([measured(line.ours[1], 1.0, peak=600)])
+    assert targets.evaluate(line, found).value == 0.4
+    assert targets.evaluate(line, found).met is True
+
+    line = row("family-san10")
+    assert line.reference == 1.0
+    assert row("family-resnet50").reference == 3.6 / 4.1
+    found = dict([measured(line.against[0], 2.0), measured(line.ours[0], 3.0)])
+    assert targets.evaluate(line, found).value == 1.5
+    assert targets.evaluate(line, found).met is False
+
+    line = row("growth-swin-896")
+    assert (line.ours[0].image_size, line.against[0].image_size, line.reference) == (896, 224, 16)
+    found = dict([measured(line.against[0], 1.0), measured(line.ours[0], 16.8)])
+    assert targets.evaluate(line, found).value == pytest.approx(1.05)
+
+    line = row("share")
+    # 40 of 100 GFLOP/s
+    found = dict([measured(GEMM, 2.0, flops=200e9), measured(line.ours[0], 5.0, macs=100_000_000_000)])
+    assert targets.evaluate(line, found).value == pytest.approx(0.4)
+
+
+def test_a_train_step_is_three_forward_passes_and_ratios_of_the_product():
+    one = Measured(Spec("x", "train"), Timing((2.0,)), macs=3_000_000_000, gemm=10.0)
+    assert one.spec.steps_of_forward == 3
+    assert one.gflops == 3.0
+    assert one.share == 0.3
+    assert Measured(Spec("x")).gflops is None
+
+
+def test_rows_share_sessions_and_are_chosen_by_either_name():
+    assert [line.name for line in targets.select(["resnet50"])] == ["resnet50", "resnet50-compiled", "deploy-resnet50"]
+    assert [line.name for line in targets.select(["share"])] == ["share"]
+    assert targets.select(None) == targets.ROWS
+    plans = targets.sessions(targets.select(["swin", "mindcv"]))
+    assert [spec.source for spec in plans["swin"]] == ["official", "compiled", "ours", "ours", "gemm"]
+    assert len({line.name for line in targets.ROWS}) == len(targets.ROWS)
+    smaller = targets.resized(row("growth-swin-448"), 2, 64)
+    assert [(spec.batch, spec.image_size) for spec in smaller.specs] == [(2, 64), (2, 128)]
+    assert targets.resized(row("share"), 2, 64).against == (GEMM,)
+
+
+def test_the_report_says_what_was_found_and_what_was_not(tmp_path):
+    report = Report(tmp_path, environment(threads=2, precision="fp32"), {"warmup": 1, "repetitions": 2})
+    found = dict(
+        [measured(OFFICIAL, 2.0, 2.2, versions={"PyTorch": "2.13.0"}), measured(OURS, 0.1, 0.2, peak=5_000_000)]
+    )
+    found.update([measured(dataclasses.replace(OURS, form="deploy"), failure="deploy: no such form")])
+    report.add("resnet50", found, [targets.evaluate(line, found) for line in targets.select(["resnet50"])])
+    written = json.loads((tmp_path / "benchmark.json").read_text())
+    assert {"date", "cpu", "cores", "threads", "precision", "versions", "device"} <= written["environment"].keys()
+    assert written["environment"]["versions"]["PyTorch"] == "2.13.0"
+    assert [line["met"] for line in written["rows"]] == [True, None, None]
+    assert written["measurements"][1]["images_per_second"] == pytest.approx(4 / 0.15)
+    text = (tmp_path / "benchmark.md").read_text()
+    for part in (">= 10x", "15.50x", "not measured", "* deploy: no such form", "PyTorch 2.13.0", "| 5 |"):
+        assert part in text, part
+    assert (tmp_path / "benchmark.png").read_bytes().startswith(b"\x89PNG")
+    assert "15.50x" in report.text()
+
+
+# -------------------------------------------------------------------------------------------------------- processes
+def program(tmp_path, body):
+    """A worker without any framework: ``body`` is inside of its Job."""
+    path = tmp_path / "program.py"
+    indented = "\n".join("    " + line for line in body.splitlines())
+    path.write_text(
+        f"import json, os, signal, sys\nsys.path.insert(0, {str(WORKERS)!r})\nimport numpy as np\n"
+        f"from serve import Job, Refusal, serve\nclass Mine(Job):\n{indented}\nserve(Mine())\n"
+    )
+    return [sys.executable, str(path)]
+
+
+FAKE = """
+def build(self, **spec):
+    print("frameworks print, and answers stay answers")
+    self.spec = spec
+    self.imported()
+    if "save" in spec:
+        open(spec["save"], "w").write(spec["model"])
+    self.weights = open(spec.get("load", spec.get("save"))).read()
+    if spec["form"] == "deploy":
+        raise Refusal("there is no\\ndeploy form")
+    return {"device": "CPU", "versions": {"Fake": "1"}}
+def output(self, path):
+    assert self.weights == self.spec["model"]
+    assert np.load(self.spec["inputs"])["images"].shape == (4, 3, 8, 8)
+    np.save(path, np.float32([1, 2, 3 + ERROR * (self.spec["source"] == "ours")]))
+    return {}
+def run(self, count):
+    if self.spec["source"] == "compiled":
+        print("Killed: no memory", file=sys.stderr)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return super().run(count)
+"""
+
+
+class FakeSession(Session):
+    """Every process is the fake program."""
+
+    command: list[str]
+
+    def worker(self, spec):
+        return Worker(spec.label, self.command)
+
+
+def fake_session(tmp_path, error, settings=SETTINGS):
+    session = FakeSession(settings, report=lambda text: None)
+    session.command = program(tmp_path, FAKE.replace("ERROR", str(error)))
+    return session
+
+
+SMALL = {source: Spec("net", source=source, image_size=8) for source in ("official", "compiled", "ours")}
+
+
+def test_a_session_shares_weights_compares_and_survives_deaths(tmp_path):
+    deploy = dataclasses.replace(SMALL["ours"], form="deploy")
+    found = fake_session(tmp_path, 1e-5).measure([*SMALL.values(), deploy], {SMALL["ours"]: 1000})
+    assert len(found[SMALL["official"]].timing.turns) == 2
+    assert found[SMALL["ours"]].difference == pytest.approx(1e-5 / 3, rel=0.1)
+    assert found[SMALL["ours"]].peak >= 0
+    assert found[SMALL["ours"]].versions == {"Fake": "1"}
+    assert found[SMALL["compiled"]].timing is None
+    assert "SIGKILL" in found[SMALL["compiled"]].failure
+    assert "memory runs out" in found[SMALL["compiled"]].failure
+    assert "Killed: no memory" in found[SMALL["compiled"]].failure
+    assert found[deploy].failure == f"{deploy.label}: there is no deploy form"
+
+
+def test_outputs_that_differ_are_never_timed(tmp_path):
+    with pytest.raises(Disagreement, match=r"net \(ours.*differs by 3.3.e-04.*allowed is 0.0001: nothing was timed"):
+        fake_session(tmp_path, 1e-3).measure(list(SMALL.values()))
+    with pytest.raises(Disagreement, match="nan"):
+        fake_session(tmp_path, "float('nan')").measure(list(SMALL.values()))
+    mixed = dataclasses.replace(SETTINGS, precision="mixed")
+    assert fake_session(tmp_path, 1e-3, mixed).measure([SMALL["official"], SMALL["ours"]])[SMALL["ours"]].timing
+
+
+def test_a_worker_that_dies_is_named_with_its_last_words(tmp_path):
+    with Worker("swin", program(tmp_path, "def build(self):\n    raise ValueError('too small')")) as worker:
+        with pytest.raises(WorkerError, match=r"swin: the process ended \(exit code 1\): ValueError: too small"):
+            worker.ask("build")
+        with pytest.raises(WorkerError, match="swin"):  # and it stays dead
+            worker.run(1)
+    with pytest.raises(WorkerError, match="none: /nowhere/python cannot be started"):
+        Worker("none", ["/nowhere/python"])
+
+
+def test_a_worker_leaves_when_it_is_closed(tmp_path):
+    worker = Worker("idle", program(tmp_path, "def build(self):\n    return {'pid': os.getpid()}"))
+    pid = worker.ask("build")["pid"]
+    worker.close()
+    worker.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+@pytest.mark.parametrize("name", ["serve.py", "official.py"])
+def test_the_official_side_loads_nothing_of_ours(name):
+    tree = ast.parse((WORKERS / name).read_text(encoding="utf-8"))
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert not {"mindspore", "acmix_ms", "models"} & {each.split(".")[0] for each in names}
+
+
+def test_other_frameworks_do_not_get_what_cures_mindspore(monkeypatch):
+    monkeypatch.setattr(runtime, "_added", {"ONEDNN_MAX_CPU_ISA"})
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    monkeypatch.setenv("KEPT", "1")
+    given = runtime.foreign_environment()
+    assert "ONEDNN_MAX_CPU_ISA" not in given
+    assert given["KEPT"] == "1"
+
+
+# ------------------------------------------------------------------------------------------------------ our process
+@pytest.fixture
+def ours(monkeypatch, tmp_path):
+    """An `Ours` in this process, and the arguments that build a tiny net."""
+    monkeypatch.syspath_prepend(str(WORKERS))
+    register(monkeypatch)
+    module = importlib.import_module("ours")
+    runtime.start("CPU", mode="graph")
+    job = module.Ours()
+    job.device = "CPU"
+    inputs = tmp_path / "inputs.npz"
+    np.savez(inputs, images=np.ones((2, 3, 32, 32), np.float32), labels=np.array([3, 5]))
+    return (
+        module,
+        job,
+        {"source": "ours", "model": "tiny_net", "options": {}, "inputs": str(inputs), "precision": "fp32"},
+    )
+
+
+def test_a_train_step_is_the_trainers_and_moves_the_weights(ours, tmp_path):
+    _, job, arguments = ours
+    job.build_net(form="train", **arguments)
+    job.output(str(tmp_path / "losses.npy"))
+    first, second = np.load(tmp_path / "losses.npy")
+    assert second < first
+    assert len(job.run(2)["seconds"]) == 2
+
+
+def test_weights_go_from_one_process_to_the_next(ours, tmp_path):
+    _, job, arguments = ours
+    outputs = []
+    for exchange in ({"save": str(tmp_path / "w.ckpt")}, {"load": str(tmp_path / "w.ckpt")}):
+        job.build_net(form="infer", **arguments, **exchange)
+        job.output(str(tmp_path / "logits.npy"))
+        outputs.append(np.load(tmp_path / "logits.npy"))
+    assert np.array_equal(*outputs)
+    assert outputs[0].shape == (2, 1000)
+
+
+def test_the_deploy_form_is_fused_or_refused(ours, monkeypatch, tmp_path):
+    module, job, arguments = ours
+    monkeypatch.setitem(sys.modules, "acmix_ms.ops.fuse", None)
+    with pytest.raises(module.Refusal, match="no deploy form"):
+        job.build_net(form="deploy", **arguments)
+    seen = []
+    fake = type(sys)("acmix_ms.ops.fuse")
+    fake.fuse = lambda net: seen.append(net) or net
+    monkeypatch.setitem(sys.modules, "acmix_ms.ops.fuse", fake)
+    job.build_net(form="deploy", **arguments)
+    assert isinstance(seen[0], TinyNet)
+    assert job.step().shape == (2, 1000)
+
+
+# ------------------------------------------------------------------------------------------------------ the command
+@pytest.mark.slow  # five processes that load MindSpore
+def test_models_are_measured_and_written(run_cli, tmp_path):
+    folder = tmp_path / "found"
+    command = ("scripts/benchmark.py", "--model", "acmix_resnet_digits", "--mode", "infer", "mindir", "--device", "CPU",
+               "--image-size", 32, "--batch", 2, "--warmup", 1, "--repetitions", 2, "--output", folder)  # fmt: skip
+    done = run_cli(*command)
+    assert done.code == 0, done.stderr
+    assert "turn 2 of 2" in done.stdout
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+    written = json.loads((folder / "benchmark.json").read_text())
+    infer, mindir, product = written["measurements"]
+    assert (infer["form"], mindir["form"], product["source"]) == ("infer", "mindir", "gemm")
+    assert infer["macs"] == count_of_digits() * 2
+    assert mindir["difference"] < 1e-5
+    for one in (infer, mindir):
+        assert len(one["turns"]) == 2
+        assert one["images_per_second"] > 0
+        assert one["peak_bytes"] > 0
+        assert 0 < one["gemm_share"]
+    assert written["environment"]["device"] == "CPU"
+    assert "MindSpore" in written["environment"]["versions"]
+    assert "acmix_resnet_digits (ours, mindir, 2x32x32)" in (folder / "benchmark.md").read_text()
+
+    again = run_cli(*command)
+    assert again.code == 2
+    assert "--force" in again.stderr
+
+
+def count_of_digits():
+    from acmix_ms.analysis.complexity import complexity
+    from models import create_model
+
+    return complexity(create_model("acmix_resnet_digits"), (1, 3, 32, 32)).macs()
+
+
+def test_an_unknown_model_is_one_line(run_cli, tmp_path):
+    done = run_cli("scripts/benchmark.py", "--model", "acmix_resnet51", "--output", tmp_path / "o")
+    assert done.code == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert "did you mean 'acmix_resnet50'" in done.stderr
+
+
+def test_an_absent_device_is_one_line(run_cli, tmp_path):
+    if runtime.available("Ascend"):
+        pytest.skip("this machine has an Ascend")
+    done = run_cli("scripts/benchmark.py", "--table7", "--device", "Ascend", "--output", tmp_path / "o")
+    assert done.code == 2
+    assert done.stderr.count("\n") == 1
+    assert "--device Ascend: MindSpore finds none here" in done.stderr
+
+
+def clone(folder, text=""):
+    for file in benchmark.OFFICIAL_FILES:
+        path = folder / file
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    return folder
+
+
+def wrong(*args):
+    with pytest.raises(UserError) as caught:
+        benchmark.main([str(arg) for arg in args])
+    return str(caught.value)
+
+
+def test_mistakes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = ("--model", "resnet26")
+    assert "--model NAME, --table7" in wrong()
+    assert "--model NAME, --table7" in wrong(*model, "--table7")
+    assert "--mode trian: did you mean 'train'?" in wrong(*model, "--mode", "trian")
+    assert "--mode train: goes with --model" in wrong("--rows", "resnet50", "--mode", "train")
+    assert "--mode infer train: goes with" in wrong("--table7", "--mode", "infer", "train")
+    assert "--batch" in wrong(*model, "--batch", 0)
+    assert "--repetitions" in wrong(*model, "--repetitions", "many")
+    assert "--image-size 16: give at least 32" in wrong(*model, "--image-size", 16)
+    assert "--threads 4096: this process may use" in wrong(*model, "--threads", 4096)
+    assert "--device TPU" in wrong(*model, "--device", "TPU")
+    assert "--rows resnet5: did you mean 'resnet50'" in wrong("--rows", "resnet5")
+    assert "nowhere: there is no ResNet/ResNet_ImageNet.py" in wrong("--against", tmp_path / "nowhere")
+    official = ("--against", clone(tmp_path / "clone"))
+    assert "--model san10: the authors released no such code" in wrong(*official, "--model", "san10")
+    assert "in fp32" in wrong(*official, "--precision", "fp16")
+    assert "leave --against out" in wrong(*official, "--table7")
+    (tmp_path / "torchless").mkdir()
+    (tmp_path / "torchless" / "torch.py").write_text("raise ImportError('No module named torch')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "torchless"))
+    absent = wrong(*official)
+    assert "No module named torch" in absent
+    assert "pip install torch" in absent
+    assert "--official-python" in absent
+    assert "cannot import PyTorch" in wrong(*official, "--official-python", tmp_path / "no-python")
+    (tmp_path / "file").write_text("")
+    assert "--output" in wrong(*model, "--output", tmp_path / "file")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_rows_without_the_official_code_say_so(tmp_path, capsys):
+    assert benchmark.main(["--rows", "resnet26-train", "--output", str(tmp_path)]) == 0
+    assert "resnet26-train: needs the official code: --against CLONE" in capsys.readouterr().out
+    assert json.loads((tmp_path / "benchmark.json").read_text())["rows"][0]["met"] is None
+
+
+def test_the_paper_prints_a_row_for_each_shift():
+    assert [label for label, _ in benchmark.TABLE7.values()] == [row.label for row in targets_of_table7()]
+    shifts = [dict(row.options).get("shift", "learned") for row in targets_of_table7()]
+    assert list(benchmark.TABLE7) == shifts
+
+
+def targets_of_table7():
+    from acmix_ms.analysis.reported import TABLE7
+
+    return TABLE7
+
+
+def test_what_cannot_be_counted_is_a_mistake_of_the_model(monkeypatch):
+    def refuse(specs, settings):
+        raise WorkerError("counting multiply-adds: the process ended")
+
+    monkeypatch.setattr(benchmark, "count_macs", refuse)
+    with pytest.raises(UserError, match="counting"):
+        benchmark.count([OURS], SETTINGS)
+    assert count_macs is not refuse
+
+
+# ------------------------------------------------------------------------------------------------------ with PyTorch
+MINIATURE = """
+from torchvision.models.utils import load_state_dict_from_url
+import torch.nn as nn
+def ACmix_ResNet(layers):
+    stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1))
+    return nn.Sequential(*stem, nn.Flatten(), nn.Linear(8, 1000))
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed (it is optional)")
+def test_the_official_side_with_a_miniature_of_the_clone(tmp_path):
+    folder = clone(tmp_path / "clone", MINIATURE)
+    inputs, weights = tmp_path / "inputs.npz", tmp_path / "weights.npz"
+    np.savez(inputs, images=np.ones((2, 3, 32, 32), np.float32), labels=np.array([3, 5]))
+    common = {"clone": str(folder), "threads": 1, "source": "official", "model": "acmix_resnet26", "image_size": 32}
+    outputs = []
+    for form, exchange in (("infer", {"save": str(weights)}), ("infer", {"load": str(weights)}), ("train", {})):
+        with Worker(
+            "official", [sys.executable, str(WORKERS / "official.py")], runtime.foreign_environment()
+        ) as worker:
+            assert "PyTorch" in worker.ask("build", form=form, inputs=str(inputs), **common, **exchange)["versions"]
+            worker.ask("output", path=str(tmp_path / "out.npy"))
+            outputs.append(np.load(tmp_path / "out.npy"))
+            assert len(worker.run(3)) == 3
+            assert worker.ask("memory")["peak"] >= 0
+    assert np.array_equal(outputs[0], outputs[1])
+    assert outputs[0].shape == (2, 1000)
+    assert outputs[2][1] < outputs[2][0]
+    saved = np.load(weights)
+    assert np.abs(saved["1.running_mean"]).max() > 0.01
+    with Worker("official", [sys.executable, str(WORKERS / "official.py")]) as worker:
+        with pytest.raises(WorkerError, match="does not have the official code of acmix_swin_tiny"):
+            worker.ask("build", form="infer", inputs=str(inputs), **{**common, "model": "acmix_swin_tiny"})
+
+
+def test_help_names_everything():
+    done = subprocess.run([sys.executable, "scripts/benchmark.py", "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0
+    for name in ("--model", "--mode", "--against", "--rows", "--table7", "--threads", "--precision"):
+        assert name in done.stdout
