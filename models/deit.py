@@ -10,6 +10,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import TruncatedNormal, initializer
 
 from acmix_ms.ops import GlobalACmix
+from acmix_ms.ops.kernels import LayerNorm
 from models.layers import DropPath, Mlp, drop_path_rates, init_transformer, resize_positions
 from models.registry import register_model
 
@@ -33,9 +34,9 @@ class Block(nn.Cell):
 
     def __init__(self, dim: int, num_heads: int, drop_path: float, operator: dict):
         super().__init__()
-        self.norm1 = nn.LayerNorm((dim,), epsilon=NORM_EPS)
+        self.norm1 = LayerNorm(dim, NORM_EPS)
         self.attn = GlobalACmix(dim, num_heads, **operator)
-        self.norm2 = nn.LayerNorm((dim,), epsilon=NORM_EPS)
+        self.norm2 = LayerNorm(dim, NORM_EPS)
         self.mlp = Mlp(dim, 4 * dim)
         self.drop_path = DropPath(drop_path)
 
@@ -83,7 +84,7 @@ class VisionTransformer(nn.Cell):
         self.pos_embed = Parameter(initializer(TruncatedNormal(0.02), shape, ms.float32), name="pos_embed")
         (rates,) = drop_path_rates(drop_path_rate, (depth,))
         self.blocks = nn.CellList([Block(dim, num_heads, rate, operator or {}) for rate in rates])
-        self.norm = nn.LayerNorm((dim,), epsilon=NORM_EPS)
+        self.norm = LayerNorm(dim, NORM_EPS)
         if not features_only:
             self.head = nn.Dense(dim, num_classes)
         init_transformer(self)

@@ -10,6 +10,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import TruncatedNormal, initializer
 
 from acmix_ms.ops import SpatialReductionACmix
+from acmix_ms.ops.kernels import LayerNorm
 from acmix_ms.ops.functional import pad_to_at_least
 from models.layers import DropPath, Mlp, drop_path_rates, init_transformer, resize_positions
 from models.registry import register_model
@@ -26,7 +27,7 @@ class PatchEmbed(nn.Cell):
         super().__init__()
         self.patch_size, self.dim = patch_size, dim
         self.proj = nn.Conv2d(in_channels, dim, patch_size, patch_size, pad_mode="valid", has_bias=True)
-        self.norm = nn.LayerNorm((dim,), epsilon=1e-5)
+        self.norm = LayerNorm(dim)
 
     def construct(self, x: Tensor):
         x = self.proj(pad_to_at_least(x, self.patch_size))
@@ -41,9 +42,9 @@ class Block(nn.Cell):
         self, dim: int, num_heads: int, mlp_ratio: int, sr_ratio: int, drop: float, drop_path: float, operator: dict
     ):
         super().__init__()
-        self.norm1 = nn.LayerNorm((dim,), epsilon=NORM_EPS)
+        self.norm1 = LayerNorm(dim, NORM_EPS)
         self.attn = SpatialReductionACmix(dim, num_heads, sr_ratio=sr_ratio, proj_drop=drop, **operator)
-        self.norm2 = nn.LayerNorm((dim,), epsilon=NORM_EPS)
+        self.norm2 = LayerNorm(dim, NORM_EPS)
         self.mlp = Mlp(dim, dim * mlp_ratio, drop)
         self.drop_path = DropPath(drop_path)
 
@@ -120,7 +121,7 @@ class PyramidVisionTransformer(nn.Cell):
             self.cls_token = Parameter(
                 initializer(TruncatedNormal(0.02), (1, 1, dims[3]), ms.float32), name="cls_token"
             )
-            self.norm = nn.LayerNorm((dims[3],), epsilon=NORM_EPS)
+            self.norm = LayerNorm(dims[3], NORM_EPS)
             self.head = nn.Dense(dims[3], num_classes)
         init_transformer(self)
 

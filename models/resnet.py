@@ -7,7 +7,7 @@ from collections.abc import Callable
 from mindspore import Tensor, nn
 
 from acmix_ms.ops import ACmix
-from models.layers import init_convnet
+from models.layers import ZeroPadMaxPool, init_convnet
 from models.registry import register_model
 
 EXPANSION = 4
@@ -86,8 +86,7 @@ class ResNet(nn.Cell):
 
         if stem == "imagenet":
             self.conv1 = nn.Conv2d(in_channels, widths[0], 7, 2, pad_mode="pad", padding=3)
-            # Zeros pad the max-pool: after a ReLU they change nothing, and every backend and export has them.
-            self.maxpool = nn.SequentialCell(nn.Pad(((0, 0), (0, 0), (1, 1), (1, 1))), nn.MaxPool2d(3, 2))
+            self.maxpool = ZeroPadMaxPool()
         else:
             self.conv1 = nn.Conv2d(in_channels, widths[0], 3, 2, pad_mode="pad", padding=1)
             self.maxpool = nn.Identity()

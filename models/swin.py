@@ -9,10 +9,10 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from acmix_ms.ops import WindowACmix
+from acmix_ms.ops.kernels import LayerNorm
 from models.layers import DropPath, Mlp, drop_path_rates, init_transformer, round_up
 from models.registry import register_model
 
-NORM_EPS = 1e-5
 # What the official code adds to logits across a border; exp(-100) vanishes in fp32, and it fits fp16.
 MASKED = -100.0
 
@@ -65,7 +65,7 @@ class PatchEmbed(nn.Cell):
         super().__init__()
         self.patch_size = patch_size
         self.proj = nn.Conv2d(in_channels, dim, patch_size, patch_size, pad_mode="valid", has_bias=True)
-        self.norm = nn.LayerNorm((dim,), epsilon=NORM_EPS)
+        self.norm = LayerNorm(dim)
 
     def construct(self, x: Tensor) -> Tensor:
         height, width = x.shape[2], x.shape[3]
@@ -110,13 +110,13 @@ class SwinBlock(nn.Cell):
     ):
         super().__init__()
         self.window_size, self.shift_size = window_size, shift_size
-        self.norm1 = nn.LayerNorm((dim,), epsilon=NORM_EPS)
+        self.norm1 = LayerNorm(dim)
         self.windowed = operator != "conv"
         if self.windowed:
             self.attn = WindowACmix(dim, window_size, num_heads, proj_drop=drop, **(operator or {}))
         else:
             self.attn = MapConv(dim)
-        self.norm2 = nn.LayerNorm((dim,), epsilon=NORM_EPS)
+        self.norm2 = LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), drop)
         self.drop_path = DropPath(drop_path)
 
@@ -144,7 +144,7 @@ class PatchMerging(nn.Cell):
 
     def __init__(self, dim: int):
         super().__init__()
-        self.norm = nn.LayerNorm((4 * dim,), epsilon=NORM_EPS)
+        self.norm = LayerNorm(4 * dim)
         self.reduction = nn.Dense(4 * dim, 2 * dim, has_bias=False)
 
     def construct(self, x: Tensor) -> Tensor:
@@ -235,9 +235,9 @@ class SwinTransformer(nn.Cell):
             ]
         )
         if features_only:
-            self.norms = nn.CellList([nn.LayerNorm((c,), epsilon=NORM_EPS) for c in self.feature_channels])
+            self.norms = nn.CellList([LayerNorm(c) for c in self.feature_channels])
         else:
-            self.norm = nn.LayerNorm((self.feature_channels[-1],), epsilon=NORM_EPS)
+            self.norm = LayerNorm(self.feature_channels[-1])
             self.head = nn.Dense(self.feature_channels[-1], num_classes)
         init_transformer(self)
 

@@ -14,6 +14,7 @@ import numpy as np
 from mindspore import Tensor, ops
 
 from acmix_ms.errors import UserError
+from acmix_ms.ops import kernels
 
 
 # ---------------------------------------------------------------------------------------------- sizes -> constants
@@ -54,14 +55,14 @@ def relative_position_index(height: int, width: int) -> np.ndarray:
 def project(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """1x1 convolution in the dtype of x: (B, Cin, H, W) -> (B, Cout, H, W)."""
     y = ops.conv2d(x, weight.astype(x.dtype))
-    return y if bias is None else y + bias.astype(x.dtype).reshape(1, -1, 1, 1)
+    return y if bias is None else kernels.add_channels(y, bias)
 
 
 def dense(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Linear layer in the dtype of x: (..., Cin), weight (Cout, Cin) -> (..., Cout)."""
     y = ops.MatMul(False, True)(x.reshape(-1, x.shape[-1]), weight.astype(x.dtype))
     if bias is not None:
-        y = y + bias.astype(x.dtype)
+        y = kernels.add_channels(y, bias)
     return y.reshape(-1, *x.shape[1:-1], weight.shape[0])
 
 
@@ -107,10 +108,11 @@ def check_tokens(length: int, height: int, width: int, sr_ratio: int) -> None:
         raise UserError(f"{length} tokens do not fit a map of {height}x{width}, with or without a class token")
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, dropout) -> Tensor:
-    """softmax(q k') v, the softmax in fp32: (B, N, L, d), (B, N, M, d), (B, N, M, d) -> (B, N, L, d); q is scaled."""
-    weights = ops.softmax(ops.BatchMatMul(False, True)(q, k).astype(ms.float32), -1)
-    return ops.BatchMatMul()(dropout(weights).astype(v.dtype), v)
+def weighted_sum(logits: Tensor, v: Tensor, dropout) -> Tensor:
+    """softmax(logits) v, the softmax and the `nn.Dropout` after it in float32: (..., L, M), (..., M, d) -> (..., L, d)."""
+    if dropout.p == 0.0 or not dropout.training:
+        return kernels.softmax_product(logits, v)
+    return ops.BatchMatMul()(dropout(ops.softmax(logits, -1)).astype(v.dtype), v)
 
 
 @ops.constexpr
@@ -137,21 +139,23 @@ def window_merge(x: Tensor, window: tuple[int, int], height: int, width: int) ->
     return ops.transpose(x, (0, 1, 3, 2, 4, 5)).reshape(-1, height, width, x.shape[5])
 
 
-def window_attention_weights(q: Tensor, k: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention weights of eq. 19: (B*nW, N, L, L) float32.
+def window_logits(q: Tensor, k: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
+    """What the softmax of eq. 19 takes: (B*nW, N, L, L) float32.
 
     Args:
         q, k: (B*nW, N, L, d), q scaled already.
         bias: (N, L, L) relative-position bias.
         mask: (nW, L, L) added to the logits of each window, or None.
     """
-    logits = ops.BatchMatMul(False, True)(q, k).astype(ms.float32) + bias.astype(ms.float32)
-    if mask is not None:
-        windows, length, _ = mask.shape
-        masked = logits.reshape(-1, windows, q.shape[1], length, length)
-        masked = masked + mask.astype(ms.float32).reshape(1, windows, 1, length, length)
-        logits = masked.reshape(-1, q.shape[1], length, length)
-    return ops.softmax(logits, -1)
+    logits = ops.BatchMatMul(False, True)(q, k).astype(ms.float32)
+    if mask is None:
+        return kernels.add_rows(logits, bias)
+    windows, length, _ = mask.shape
+    heads = q.shape[1]
+    # Bias and mask are summed first: they are small, and the logits are passed over once.
+    bias = bias.astype(ms.float32) + mask.astype(ms.float32).reshape(windows, 1, length, length)  # (nW, N, L, L)
+    logits = kernels.add_rows(logits.reshape(-1, windows, heads, length, length), bias)
+    return logits.reshape(-1, heads, length, length)
 
 
 # --------------------------------------------------------------------------------------- Stage II: convolution path

@@ -13,6 +13,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
+from acmix_ms.ops import kernels
+
 # Added to logits that must vanish: exp() of it is 0 in fp32 and it still fits fp16.
 MASKED = -1e4
 # Target side of a query block. Side 7 makes 49 x 169 tiles for the paper's k = 7: large enough for a matrix unit.
@@ -117,11 +119,6 @@ def _tap_constants(size, kernel_size, stride, dilation):
 
 
 # -------------------------------------------------------------------------------------------------------- attention
-def _weighted_sum(logits: Tensor, values: Tensor) -> Tensor:
-    """softmax(logits) @ values, the softmax in fp32 whatever the dtype of values."""
-    return ops.BatchMatMul()(ops.softmax(logits, -1).astype(values.dtype), values)
-
-
 def _attend_halo(q, k, v, height, width, kernel_size, stride, dilation):
     """Blocks of queries against their halo of keys: two batched matmuls, no k*k-fold expanded tensor."""
     num_blocks, queries, keys, bias, outputs = _halo_constants(height, width, kernel_size, stride, dilation)
@@ -133,8 +130,8 @@ def _attend_halo(q, k, v, height, width, kernel_size, stride, dilation):
     q = q.reshape(-1, bias.shape[0], dim)  # (B*N*nb, bq, d)
     k = k.reshape(-1, bias.shape[1], dim)  # (B*N*nb, s, d)
     v = v.reshape(-1, bias.shape[1], dim)
-    logits = ops.BatchMatMul(False, True)(q, k).astype(ms.float32) + bias  # (B*N*nb, bq, s)
-    out = _weighted_sum(logits, v).reshape(-1, num_blocks * bias.shape[0], dim)
+    logits = kernels.add_rows(ops.BatchMatMul(False, True)(q, k).astype(ms.float32), bias)  # (B*N*nb, bq, s)
+    out = kernels.softmax_product(logits, v).reshape(-1, num_blocks * bias.shape[0], dim)
     return out if outputs is None else ops.gather(out, outputs, 1)  # (B*N, Ho*Wo, d)
 
 
@@ -147,7 +144,7 @@ def _attend_unfold(q, k, v, height, width, kernel_size, stride, dilation):
     k = ops.gather(k, index.reshape(-1), 1).reshape(-1, taps, dim)  # (B*N*Ho*Wo, k*k, d)
     v = ops.gather(v, index.reshape(-1), 1).reshape(-1, taps, dim)
     logits = ops.BatchMatMul(False, True)(q, k).astype(ms.float32)
-    return _weighted_sum(logits, v).reshape(-1, index.shape[0], dim)  # (B*N, Ho*Wo, d)
+    return kernels.softmax_product(logits, v).reshape(-1, index.shape[0], dim)  # (B*N, Ho*Wo, d)
 
 
 def neighborhood_attention(
@@ -185,7 +182,8 @@ def neighborhood_attention(
         return ops.transpose(x.reshape(-1, dim, height * width), (0, 2, 1))
 
     q = rows(q * dim**-0.5)
-    k = rows(k) - ops.transpose(position.reshape(1, dim, height * width), (0, 2, 1)).astype(k.dtype)
+    position = ops.tile(position.reshape(dim, height, width), (num_heads, 1, 1))  # (C, H, W)
+    k = rows(kernels.add_rows(k, -position))
     v = rows(v)
     if backend == "halo":
         out = _attend_halo(q, k, v, height, width, kernel_size, stride, dilation)

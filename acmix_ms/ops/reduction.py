@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from acmix_ms.ops import functional as F
+from acmix_ms.ops import kernels
 from acmix_ms.ops.base import TwoPaths, check_operator, check_positive
 
 NORM_EPS = 1e-5  # of the norm after the reduction, as in PVT's code (its other norms have 1e-6)
@@ -58,7 +60,7 @@ class SpatialReductionACmix(TwoPaths):
         self.kv = nn.Dense(dim, 2 * dim, has_bias=qkv_bias)
         if sr_ratio > 1:
             self.sr = nn.Conv2d(dim, dim, sr_ratio, sr_ratio, pad_mode="valid", has_bias=True)
-            self.norm = nn.LayerNorm((dim,), epsilon=NORM_EPS)
+            self.norm = kernels.LayerNorm(dim, NORM_EPS)
         # Stage II
         if mix != "conv":
             self.attn_drop = nn.Dropout(p=attn_drop)
@@ -102,7 +104,8 @@ class SpatialReductionACmix(TwoPaths):
         q = ops.transpose(q.reshape(-1, length, heads, dim), (0, 2, 1, 3))  # (B, N, L, d)
         kv = ops.transpose(kv.reshape(-1, keys, 2 * heads, dim), (0, 2, 1, 3))  # (B, 2N, M, d)
         k, v = ops.split(kv, heads, 1)
-        out = F.attend(q * dim**-0.5, k, v, self.attn_drop)  # (B, N, L, d)
+        logits = ops.BatchMatMul(False, True)(q * dim**-0.5, k).astype(ms.float32)  # (B, N, L, M)
+        out = F.weighted_sum(logits, v, self.attn_drop)  # (B, N, L, d)
         out = ops.transpose(out, (0, 2, 1, 3)).reshape(-1, length, self.dim)
         return F.dense(out, self.proj.weight, self.proj.bias)
 
