@@ -39,10 +39,10 @@ class ZeroPadMaxPool(nn.Cell):
         self.pool = nn.MaxPool2d(3, 2)
 
     def construct(self, x: Tensor) -> Tensor:
-        row = ops.zeros_like(x[:, :, :1])
-        x = ops.cat((row, x, row), 2)
-        column = ops.zeros_like(x[:, :, :, :1])
-        return self.pool(ops.cat((column, x, column), 3))
+        batch, channels, height, width = x.shape
+        row = ops.zeros((batch, channels, 1, width), x.dtype)
+        column = ops.zeros((batch, channels, height + 2, 1), x.dtype)
+        return self.pool(ops.cat((column, ops.cat((row, x, row), 2), column), 3))
 
 
 class Mlp(nn.Cell):

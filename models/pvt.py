@@ -10,8 +10,8 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import TruncatedNormal, initializer
 
 from acmix_ms.ops import SpatialReductionACmix
-from acmix_ms.ops.kernels import LayerNorm
 from acmix_ms.ops.functional import pad_to_at_least
+from acmix_ms.ops.kernels import LayerNorm
 from models.layers import DropPath, Mlp, drop_path_rates, init_transformer, resize_positions
 from models.registry import register_model
 

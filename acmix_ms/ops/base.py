@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor, nn
+from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import HeUniform, initializer
 
 from acmix_ms.errors import UserError
 from acmix_ms.ops import functional as F
+from acmix_ms.ops import kernels
 
 SHIFTS = ("tensor", "fixed", "random", "learned")
 MIXES = ("attention", "conv", "sum", "alpha_one", "alpha", "learned")
@@ -103,6 +104,25 @@ class TwoPaths(nn.Cell):
     def conv_path(self, qkv: Tensor) -> Tensor:
         """(B, 3C, H, W) -> (B, C, Ho, Wo)."""
         return self.shift_and_sum(F.mix_features(qkv, self.fc.weight, self.fc.bias if self.fc.has_bias else None))
+
+    def dense_conv_path(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """`conv_path` of the projection of x by (3C, Cin) weights as one dense convolution: the same linear map.
+
+        (B, Cin, H, W) -> (B, C, Ho, Wo).
+        """
+        features, offset = F.mixing_projection(weight, bias, self.fc.weight, self.fc.bias if self.fc.has_bias else None)
+        kernel, offset = F.dense_shift(features, offset, self.dep_conv.weight)
+        padding = self.dilation * (self.conv_kernel_size // 2)
+        y = ops.conv2d(x, kernel, None, self.stride, "pad", padding, self.dilation)
+        ones = ops.ones((1, 1, x.shape[2], x.shape[3]), x.dtype)
+        return kernels.add_rows(y, ops.conv2d(ones, offset, None, self.stride, "pad", padding, self.dilation)[0])
+
+    def prefers_dense(self, x: Tensor, in_channels: int, channels: int) -> bool:
+        """Whether `dense_conv_path` is the cheaper form here. Slices and additions have no weights to merge."""
+        if not kernels.on_cpu() or x.dtype != ms.float32 or self.shift == "tensor":
+            return False
+        groups = channels // self.num_heads
+        return kernels.dense_conv_is_cheaper(in_channels, channels, groups, self.conv_kernel_size, self.stride)
 
     def shift_and_sum(self, f: Tensor) -> Tensor:
         """(B, d*k*k, H, W) -> (B, C, Ho, Wo)."""

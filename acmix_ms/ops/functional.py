@@ -173,6 +173,41 @@ def mix_features(qkv: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return ops.transpose(f, (0, 2, 1, 3)).reshape(-1, dim * taps, height, width)
 
 
+def mixing_projection(weight: Tensor, bias: Tensor | None, fc_weight: Tensor, fc_bias: Tensor | None):
+    """The shared projection and the light layer after it as one: both are linear and 1x1.
+
+    weight (3C, Cin), bias (3C,) or None, fc_weight (k*k, 3N, 1, 1), fc_bias (k*k,) or None -> (d*k*k, Cin), (d*k*k,),
+    whose 1x1 convolution gives what `mix_features` gives: channel i*k*k + j.
+    """
+    taps, maps = fc_weight.shape[0], fc_weight.shape[1]
+    dim, in_channels = weight.shape[0] // maps, weight.shape[1]
+    fc = fc_weight.reshape(taps, maps)
+    mixed = ops.MatMul()(fc, weight.reshape(maps, dim * in_channels)).reshape(taps, dim, in_channels)
+    mixed = ops.transpose(mixed, (1, 0, 2)).reshape(dim * taps, in_channels)
+    offset = ops.zeros((dim, taps), weight.dtype)
+    if bias is not None:
+        offset = ops.MatMul(True, True)(bias.reshape(maps, dim), fc)
+    if fc_bias is not None:
+        offset = offset + fc_bias
+    return mixed, offset.reshape(-1)
+
+
+def dense_shift(features: Tensor, offset: Tensor, weight: Tensor):
+    """`mixing_projection` and the group convolution after it as one dense convolution, and the bias as another.
+
+    features (d*k*k, Cin), offset (d*k*k,), weight (C, k*k, k, k) -> (C, Cin, k, k), (C, 1, k, k). The bias enters
+    before the zero padding, so it is a convolution of a map of ones.
+    """
+    channels, taps, size, _ = weight.shape
+    dim, in_channels = features.shape[0] // taps, features.shape[1]
+    shifts = ops.transpose(weight.reshape(dim, channels // dim, taps, size * size), (0, 1, 3, 2))
+    shifts = shifts.reshape(dim, -1, taps)  # (d, N*k*k, k*k): positions of the window, maps
+    kernel = ops.BatchMatMul()(shifts, features.reshape(dim, taps, in_channels)).reshape(channels, -1, in_channels)
+    kernel = ops.transpose(kernel, (0, 2, 1)).reshape(channels, in_channels, size, size)
+    offset = ops.BatchMatMul()(shifts, offset.reshape(dim, taps, 1)).reshape(channels, 1, size, size)
+    return kernel, offset
+
+
 def group_shift(f: Tensor, weight: Tensor, groups: int, stride: int = 1, dilation: int = 1) -> Tensor:
     """Shift and summation as one group convolution (eq. 16-17, Fig. 3c), zero padding.
 

@@ -179,7 +179,7 @@ def neighborhood_attention(
     dim = channels // num_heads
 
     def rows(x):  # (B, C, H, W) -> (B*N, H*W, d)
-        return ops.transpose(x.reshape(-1, dim, height * width), (0, 2, 1))
+        return kernels.swap_last(x.reshape(-1, dim, height * width))
 
     q = rows(q * dim**-0.5)
     position = ops.tile(position.reshape(dim, height, width), (num_heads, 1, 1))  # (C, H, W)
@@ -190,7 +190,7 @@ def neighborhood_attention(
     else:
         out = _attend_unfold(q, k, v, height, width, kernel_size, stride, dilation)
     out_h, out_w = (height + stride - 1) // stride, (width + stride - 1) // stride
-    return ops.transpose(out, (0, 2, 1)).reshape(-1, channels, out_h, out_w)
+    return kernels.swap_back(out).reshape(-1, channels, out_h, out_w)
 
 
 # -------------------------------------------------------------------------------------------------------- patchwise

@@ -79,12 +79,15 @@ class ACmix(TwoPaths):
         weight = ops.cat((self.conv1.weight, self.conv2.weight, self.conv3.weight), 0)
         bias = ops.cat((self.conv1.bias, self.conv2.bias, self.conv3.bias), 0)
         qkv = F.project(x, weight, bias)  # (B, 3C, H, W)
-        if self.mix == "conv":
-            return self.conv_path(qkv)
-        attention = self.attention_path(*ops.split(qkv, self.out_channels, 1))
         if self.mix == "attention":
-            return attention
-        return self.sum_paths(attention, self.conv_path(qkv))
+            return self.attention_path(*ops.split(qkv, self.out_channels, 1))
+        if self.prefers_dense(x, self.in_channels, self.out_channels):
+            conv = self.dense_conv_path(x, weight.reshape(3 * self.out_channels, self.in_channels), bias)
+        else:
+            conv = self.conv_path(qkv)
+        if self.mix == "conv":
+            return conv
+        return self.sum_paths(self.attention_path(*ops.split(qkv, self.out_channels, 1)), conv)
 
     def attention_path(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """(B, C, H, W) each -> (B, C, Ho, Wo)."""
