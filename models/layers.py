@@ -8,7 +8,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import HeNormal, TruncatedNormal, Zero, initializer
 
-from acmix_ms.ops.kernels import gelu
+from acmix_ms.ops.kernels import Dense, gelu
 
 
 class DropPath(nn.Cell):
@@ -50,8 +50,8 @@ class Mlp(nn.Cell):
 
     def __init__(self, dim: int, hidden_dim: int, drop: float = 0.0):
         super().__init__()
-        self.fc1 = nn.Dense(dim, hidden_dim)
-        self.fc2 = nn.Dense(hidden_dim, dim)
+        self.fc1 = Dense(dim, hidden_dim)
+        self.fc2 = Dense(hidden_dim, dim)
         self.drop = nn.Dropout(p=drop)
 
     def construct(self, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from acmix_ms.ops import WindowACmix
-from acmix_ms.ops.kernels import LayerNorm
+from acmix_ms.ops.kernels import Dense, LayerNorm
 from models.layers import DropPath, Mlp, drop_path_rates, init_transformer, round_up
 from models.registry import register_model
 
@@ -145,7 +145,7 @@ class PatchMerging(nn.Cell):
     def __init__(self, dim: int):
         super().__init__()
         self.norm = LayerNorm(4 * dim)
-        self.reduction = nn.Dense(4 * dim, 2 * dim, has_bias=False)
+        self.reduction = Dense(4 * dim, 2 * dim, has_bias=False)
 
     def construct(self, x: Tensor) -> Tensor:
         _, height, width, channels = x.shape

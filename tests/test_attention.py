@@ -11,6 +11,7 @@ from acmix_ms import ACmix, PatchwiseACmix, SpatialReductionACmix
 from acmix_ms.analysis import attention, figures
 from acmix_ms.errors import UserError
 from acmix_ms.ops import functional as F
+from acmix_ms.ops import kernels
 from models import create_model
 from models.swin import SwinBlock
 from tests.test_ops import filled
@@ -72,16 +73,16 @@ def test_global_weights_give_the_output(tokens):
     found = attention.global_attention(cell, x, 6, 8, query)
     assert_sums_to_one(found)
     assert found.weights.shape == ((2, 3, 4) if tokens == "reduced" else (2, 6, 8))
-    q = F.dense(x, cell.q.weight, cell.q.bias)
+    q = kernels.linear(x, cell.q.weight, cell.q.bias)
     reduced = cell.reduce(x, 6, 8)[0]
-    kv = F.dense(reduced, cell.kv.weight, cell.kv.bias)
+    kv = kernels.linear(reduced, cell.kv.weight, cell.kv.bias)
     position = query[0] * 8 + query[1] + (tokens == "class")
     expected = cell.attention_path(q, kv).asnumpy()[0, position]
     weights = found.weights.reshape(2, -1)
     if tokens == "class":
         weights = np.concatenate([found.class_weights[:, None], weights], 1)
     output = np.einsum("nm,mnd->nd", weights, kv.asnumpy()[0, :, 16:].reshape(-1, 2, 8)).reshape(1, -1)
-    output = F.dense(Tensor(output.astype(np.float32)), cell.proj.weight, cell.proj.bias).asnumpy()[0]
+    output = kernels.linear(Tensor(output.astype(np.float32)), cell.proj.weight, cell.proj.bias).asnumpy()[0]
     assert np.abs(output - expected).max() < 1e-4 * np.abs(expected).max()
 
 
@@ -110,14 +111,14 @@ def test_window_weights_give_the_output_through_roll_and_padding(size, shift):
     normed = net.block.norm1(net.tokens(Tensor(image[None])))
     expected = net.block.windows(normed).asnumpy()[0]
     cell = net.block.attn
-    values = F.dense(normed, cell.qkv.weight, cell.qkv.bias).asnumpy()[0, ..., 16:].reshape(*size, 2, 4)
+    values = kernels.linear(normed, cell.qkv.weight, cell.qkv.bias).asnumpy()[0, ..., 16:].reshape(*size, 2, 4)
     for query in [(0, 0), (2, 4), (size[0] - 1, size[1] - 1)]:
         found = attention.attention_of(net, image, "block.attn", query)
         assert found.weights.shape == (2, *size)
         assert found.query == query
         assert_sums_to_one(found)
         output = np.einsum("nij,ijnd->nd", found.weights, values).reshape(1, -1)
-        output = F.dense(Tensor(output.astype(np.float32)), cell.proj.weight, cell.proj.bias).asnumpy()[0]
+        output = kernels.linear(Tensor(output.astype(np.float32)), cell.proj.weight, cell.proj.bias).asnumpy()[0]
         there = expected[query]
         assert np.abs(output - there).max() < 1e-4 * np.abs(expected).max()
 

@@ -12,7 +12,7 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from acmix_ms.errors import UserError, closest
-from acmix_ms.ops import ACmix, PatchwiseACmix, SpatialReductionACmix, WindowACmix
+from acmix_ms.ops import ACmix, PatchwiseACmix, SpatialReductionACmix, WindowACmix, kernels
 from acmix_ms.ops import functional as F
 from acmix_ms.ops.neighborhood import reflect_index
 
@@ -136,7 +136,7 @@ def window_attention(
     heads, (window_h, window_w) = cell.num_heads, cell.window_size
     row, col = (query[0] - shift) % height, (query[1] - shift) % width
     top, left = row // window_h * window_h, col // window_w * window_w
-    qkv = _array(F.dense(x, cell.qkv.weight, cell.qkv.bias if cell.qkv.has_bias else None))[0]  # (H', W', 3C)
+    qkv = _array(kernels.linear(x, cell.qkv.weight, cell.qkv.bias if cell.qkv.has_bias else None))[0]  # (H', W', 3C)
     keys = qkv[top : top + window_h, left : left + window_w, channels : 2 * channels].reshape(
         -1, heads, channels // heads
     )
@@ -157,9 +157,9 @@ def global_attention(
 ) -> Attention:
     """PVT's and ViT's form, x (1, L, C): all keys of the (reduced) map, and the class token where there is one."""
     heads, has_class = cell.num_heads, x.shape[1] != height * width
-    q = _array(F.dense(x, cell.q.weight, cell.q.bias if cell.q.has_bias else None))[0]  # (L, C)
+    q = _array(kernels.linear(x, cell.q.weight, cell.q.bias if cell.q.has_bias else None))[0]  # (L, C)
     reduced, low_h, low_w = cell.reduce(x, height, width)
-    kv = _array(F.dense(reduced, cell.kv.weight, cell.kv.bias if cell.kv.has_bias else None))[0]  # (M, 2C)
+    kv = _array(kernels.linear(reduced, cell.kv.weight, cell.kv.bias if cell.kv.has_bias else None))[0]  # (M, 2C)
     q = q[query[0] * width + query[1] + has_class].reshape(heads, -1)
     k = kv[:, : cell.dim].reshape(len(kv), heads, -1)
     weights = _softmax(np.einsum("nd,mnd->nm", q, k) * (cell.dim // heads) ** -0.5)  # (N, M)

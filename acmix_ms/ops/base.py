@@ -134,8 +134,7 @@ class TwoPaths(nn.Cell):
         """alpha * attention + beta * conv, alpha and beta as ``mix`` says (Table 6)."""
         if self.mix == "sum":
             return attention + conv
-        alpha = self.rate1.astype(attention.dtype)
+        attention = kernels.scale(attention, self.rate1)
         if self.mix == "alpha_one":
-            return alpha * attention + conv
-        beta = self.rate2.astype(attention.dtype) if self.mix == "learned" else 1 - alpha
-        return alpha * attention + beta * conv
+            return attention + conv
+        return attention + kernels.scale(conv, self.rate2 if self.mix == "learned" else 1 - self.rate1)

@@ -58,14 +58,6 @@ def project(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return y if bias is None else kernels.add_channels(y, bias)
 
 
-def dense(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Linear layer in the dtype of x: (..., Cin), weight (Cout, Cin) -> (..., Cout)."""
-    y = ops.MatMul(False, True)(x.reshape(-1, x.shape[-1]), weight.astype(x.dtype))
-    if bias is not None:
-        y = kernels.add_channels(y, bias)
-    return y.reshape(-1, *x.shape[1:-1], weight.shape[0])
-
-
 # ------------------------------------------------------------------------------------------------------------ maps
 def subsample(x: Tensor, stride: int) -> Tensor:
     """Every stride-th row and column: (B, C, H, W) -> (B, C, ceil(H/stride), ceil(W/stride))."""
@@ -109,7 +101,10 @@ def check_tokens(length: int, height: int, width: int, sr_ratio: int) -> None:
 
 
 def weighted_sum(logits: Tensor, v: Tensor, dropout) -> Tensor:
-    """softmax(logits) v, the softmax and the `nn.Dropout` after it in float32: (..., L, M), (..., M, d) -> (..., L, d)."""
+    """softmax(logits) v, the softmax and the `nn.Dropout` after it in float32.
+
+    (..., L, M), (..., M, d) -> (..., L, d).
+    """
     if dropout.p == 0.0 or not dropout.training:
         return kernels.softmax_product(logits, v)
     return ops.BatchMatMul()(dropout(ops.softmax(logits, -1)).astype(v.dtype), v)

@@ -72,11 +72,69 @@ def swap_back(x: Tensor) -> Tensor:
 
 
 # ----------------------------------------------------------------------------------------------------------- biases
+def _column_sums(x: Tensor) -> Tensor:
+    """Sums over the rows, as a matrix product: (R, C) -> (C,)."""
+    return ops.MatMul()(ops.ones((1, x.shape[0]), x.dtype), x).reshape(-1)
+
+
+class _AddRow(nn.Cell):
+    """x (R, C) + row (C,), with a faster gradient of the row than BiasAdd has."""
+
+    def construct(self, x: Tensor, row: Tensor) -> Tensor:
+        return ops.BiasAdd()(x, row)
+
+    def bprop(self, x: Tensor, row: Tensor, out, dout):
+        return dout, _column_sums(dout)
+
+
+class _ScaleRow(nn.Cell):
+    """x (R, C) * row (C,), with a faster gradient of the row than Mul has."""
+
+    def construct(self, x: Tensor, row: Tensor) -> Tensor:
+        return x * row
+
+    def bprop(self, x: Tensor, row: Tensor, out, dout):
+        return dout * row, _column_sums(dout * x)
+
+
+class _Scale(nn.Cell):
+    """x times the single value of rate (1,), with a faster gradient of the rate than Mul has."""
+
+    def construct(self, x: Tensor, rate: Tensor) -> Tensor:
+        return x * rate
+
+    def bprop(self, x: Tensor, rate: Tensor, out, dout):
+        # In two steps: one dot product would add up the rounding of all its terms.
+        columns = _column_sums((dout * x).reshape(-1, x.shape[-1]))
+        return dout * rate, columns.sum().reshape(rate.shape)
+
+
+def scale(x: Tensor, rate: Tensor) -> Tensor:
+    """x times the single value of rate (1,), in the dtype of x."""
+    rate = rate.astype(x.dtype)
+    return _Scale()(x, rate) if on_cpu() else x * rate
+
+
+class Dense(nn.Dense):
+    """`nn.Dense` without activation: (..., Cin) -> (..., Cout)."""
+
+    def construct(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias if self.has_bias else None)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Linear layer in the dtype of x: (..., Cin), weight (Cout, Cin) -> (..., Cout)."""
+    y = ops.MatMul(False, True)(x.reshape(-1, x.shape[-1]), weight.astype(x.dtype))
+    if bias is not None:
+        y = add_channels(y, bias)
+    return y.reshape(-1, *x.shape[1:-1], weight.shape[0])
+
+
 def add_channels(x: Tensor, bias: Tensor) -> Tensor:
     """x (B, C) or (B, C, H, W) + bias (C,), in the dtype of x."""
     bias = bias.astype(x.dtype)
     if on_cpu():
-        return ops.BiasAdd()(x, bias)
+        return _AddRow()(x, bias) if x.ndim == 2 else ops.BiasAdd()(x, bias)
     return x + (bias.reshape(1, -1, 1, 1) if x.ndim == 4 else bias)
 
 
@@ -130,8 +188,8 @@ class LayerNorm(nn.LayerNorm):
         if not on_cpu() or x.dtype != ms.float32:
             return super().construct(x)
         shape = x.shape
-        y = standardize(x.reshape(-1, shape[-1]), self.epsilon) * self.gamma
-        return add_rows(y, self.beta).reshape(shape)
+        y = _ScaleRow()(standardize(x.reshape(-1, shape[-1]), self.epsilon), self.gamma)
+        return add_channels(y, self.beta).reshape(shape)
 
 
 # ---------------------------------------------------------------------------------------------------------- softmax

@@ -74,9 +74,9 @@ class SpatialReductionACmix(TwoPaths):
         """x (B, L, C), L = height*width or one more for a class token in front -> (B, L, C)."""
         F.check_tokens(x.shape[1], height, width, self.sr_ratio)
         has_class = x.shape[1] != height * width
-        q = F.dense(x, self.q.weight, self.q.bias if self.q.has_bias else None)  # (B, L, C)
+        q = kernels.linear(x, self.q.weight, self.q.bias if self.q.has_bias else None)  # (B, L, C)
         reduced, low_h, low_w = self.reduce(x, height, width)
-        kv = F.dense(reduced, self.kv.weight, self.kv.bias if self.kv.has_bias else None)  # (B, h*w, 2C)
+        kv = kernels.linear(reduced, self.kv.weight, self.kv.bias if self.kv.has_bias else None)  # (B, h*w, 2C)
         if self.mix == "attention":
             return self.proj_drop(self.attention_path(q, kv))
         maps = (q[:, 1:], kv[:, 1:]) if has_class else (q, kv)
@@ -107,7 +107,7 @@ class SpatialReductionACmix(TwoPaths):
         logits = ops.BatchMatMul(False, True)(q * dim**-0.5, k).astype(ms.float32)  # (B, N, L, M)
         out = F.weighted_sum(logits, v, self.attn_drop)  # (B, N, L, d)
         out = ops.transpose(out, (0, 2, 1, 3)).reshape(-1, length, self.dim)
-        return F.dense(out, self.proj.weight, self.proj.bias)
+        return kernels.linear(out, self.proj.weight, self.proj.bias)
 
     def reduced_conv_path(self, q: Tensor, kv: Tensor, full: tuple[int, int], low: tuple[int, int]) -> Tensor:
         """(B, H*W, C), (B, h*w, 2C) -> (B, H*W, C): fc(cat(q, up(k), up(v))), then shift and sum."""

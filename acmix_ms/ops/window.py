@@ -9,6 +9,7 @@ from mindspore.common.initializer import TruncatedNormal, initializer
 
 from acmix_ms.errors import UserError
 from acmix_ms.ops import functional as F
+from acmix_ms.ops import kernels
 from acmix_ms.ops.base import TwoPaths, check_operator, check_positive
 
 
@@ -97,7 +98,7 @@ class WindowACmix(TwoPaths):
 
     def project(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., 3C)."""
-        return F.dense(x, self.qkv.weight, self.qkv.bias if self.qkv.has_bias else None)
+        return kernels.linear(x, self.qkv.weight, self.qkv.bias if self.qkv.has_bias else None)
 
     def window_conv_path(self, qkv: Tensor) -> Tensor:
         """(B, H, W, 3C) -> (B, H, W, C): neighbours across window borders count."""
@@ -112,7 +113,7 @@ class WindowACmix(TwoPaths):
         logits = F.window_logits(q * dim**-0.5, k, self.position_bias(), mask)  # (B*nW, N, L, L)
         out = F.weighted_sum(logits, v, self.attn_drop)  # (B*nW, N, L, d)
         out = ops.transpose(out, (0, 2, 1, 3)).reshape(-1, self.length, self.dim)
-        out = F.dense(out, self.proj.weight, self.proj.bias)
+        out = kernels.linear(out, self.proj.weight, self.proj.bias)
         return F.window_merge(out, self.window_size, height, width)
 
     def position_bias(self) -> Tensor:
