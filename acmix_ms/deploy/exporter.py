@@ -89,6 +89,8 @@ def export(
     """
     import mindspore as ms
 
+    from acmix_ms.ops import kernels
+
     check_format(format)
     path = check_output(path, force=force)
     cell.set_train(False)
@@ -98,7 +100,8 @@ def export(
     # A folder of its own beside the target: the rename stays in one file system, and leftovers go with it.
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         partial = Path(folder) / f"model.{format}"
-        ms.export(cell, example, file_name=str(partial), file_format=format.upper())
+        with kernels.native():  # the file may run on another device than this one
+            ms.export(cell, example, file_name=str(partial), file_format=format.upper())
         if format == "mindir":
             for size in batches:
                 inputs = np.random.default_rng(0).standard_normal((size, *shape[1:])).astype(np.float32)
