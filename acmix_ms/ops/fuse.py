@@ -1,0 +1,71 @@
+"""Exact re-parameterisation for inference: the train form in, a smaller net that computes the same out.
+
+What is folded, and how a Cell takes part:
+
+* in an `nn.SequentialCell` a Conv2d and the BatchNorm2d right behind it;
+* the pairs that a Cell's class names in ``FOLD``, ``(("conv1", "bn1"), ...)``: attributes whose values follow each
+  other directly in its ``construct``;
+* a Cell with a method ``fused(norm, costs)`` gives what takes its place, with a BatchNorm2d that follows it (or None)
+  folded in. It is called on a copy, so it may change itself. ACmix in all its forms has one (`acmix_ms.ops.fused`).
+"""
+
+from __future__ import annotations
+
+import copy
+
+from mindspore import nn
+
+from acmix_ms.ops.fold import Costs, costs_of, fold_norm, foldable
+
+
+def fuse(net: nn.Cell, backend: str | None = None) -> nn.Cell:
+    """A net for evaluation that computes what ``net`` computes in evaluation, with less work.
+
+    Args:
+        net: any Cell; it is left as it is.
+        backend: ``"Ascend"`` or ``"CPU"``, for which equivalent forms are chosen by their cost (`fold.COSTS`); None
+            for the current one.
+
+    Returns:
+        A new Cell with parameters of its own, frozen where they are folded. Parts that nothing is known about are
+        copied; a fused net is only copied.
+    """
+    net = _fused(copy.deepcopy(net).set_train(False), None, costs_of(backend))
+    # A Cell that is put into a tree does not know the names above it.
+    for name, value in net.parameters_and_names():
+        value.name = name
+    return net.set_train(False)
+
+
+def _fused(cell: nn.Cell, norm: nn.BatchNorm2d | None, costs: Costs) -> nn.Cell:
+    """What takes the place of a Cell and of the BatchNorm behind it, if there is one that it can take in."""
+    if hasattr(cell, "fused"):
+        return cell.fused(norm, costs)
+    if norm is not None:
+        return fold_norm(cell, norm)
+    _fold_pairs(cell, costs)
+    for name, part in cell.name_cells().items():
+        new = _fused(part, None, costs)
+        if new is not part:
+            _replace(cell, name, new)
+    return cell
+
+
+def _fold_pairs(cell: nn.Cell, costs: Costs) -> None:
+    """Fold the BatchNorms of a Cell's own pairs; an identity takes their place."""
+    parts = cell.name_cells()
+    pairs = getattr(type(cell), "FOLD", ())
+    if isinstance(cell, nn.SequentialCell):
+        pairs = tuple(zip(parts, list(parts)[1:]))
+    for producer, norm in pairs:
+        first, second = parts.get(producer), parts.get(norm)
+        if foldable(second) and (isinstance(first, nn.Conv2d) or hasattr(first, "fused")):
+            _replace(cell, producer, _fused(first, second, costs))
+            _replace(cell, norm, nn.Identity())
+
+
+def _replace(cell: nn.Cell, name: str, new: nn.Cell) -> None:
+    if isinstance(cell, (nn.SequentialCell, nn.CellList)):
+        cell[list(cell.name_cells()).index(name)] = new
+    else:
+        setattr(cell, name, new)
