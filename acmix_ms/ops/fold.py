@@ -47,9 +47,9 @@ def affine(norm: nn.BatchNorm2d | None, channels: int) -> tuple[np.ndarray, np.n
     return scale, array(norm.beta) - array(norm.moving_mean) * scale
 
 
-def fold_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
-    """One convolution with a bias that computes ``norm(conv(x))`` in evaluation."""
-    scale, shift = affine(norm, conv.out_channels)
+def fold_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d, channels: slice = slice(None)) -> nn.Conv2d:
+    """One convolution with a bias that computes ``norm(conv(x))`` in evaluation, for these channels of the norm."""
+    scale, shift = (value[channels] for value in affine(norm, norm.num_features))
     weight = array(conv.weight) * scale.reshape(-1, 1, 1, 1)
     bias = bias_or_zeros(conv, conv.out_channels) * scale + shift
     folded = nn.Conv2d(
@@ -123,6 +123,7 @@ class Costs(NamedTuple):
         column: of an element of the input that a group convolution unrolls (k*k for each of its input elements).
         moved: of an element that is copied, transposed or gathered.
         cube: channels in and out of each group are padded to multiples of it.
+        weight: price of a weight for an output pixel. No backend has one; `fuse` raises it until the net is small.
     """
 
     dense: float
@@ -130,6 +131,7 @@ class Costs(NamedTuple):
     column: float
     moved: float
     cube: int
+    weight: float = 0.0
 
 
 COSTS = {
@@ -160,6 +162,7 @@ def cheapest_form(
     stride: int = 1,
     shared: bool = True,
     sr_ratio: int = 1,
+    channels_last: bool = False,
 ) -> str:
     """The cheapest of `FORMS` for a convolution path, by the cost of an output pixel.
 
@@ -168,6 +171,7 @@ def cheapest_form(
         in_channels: Cin; channels: C; num_heads: N; kernel_size: k; stride: of the output.
         shared: whether the attention path needs the projections in any case. If not, ``"dense"`` saves them.
         sr_ratio: R, how many times smaller the sides of k and v are; ``"dense"`` reads their source as well.
+        channels_last: whether what the path reads has to be transposed first.
     """
     taps, dim, pixels = kernel_size**2, channels // num_heads, stride**2
     low = pixels / sr_ratio**2  # pixels of k and v
@@ -179,6 +183,7 @@ def cheapest_form(
         return dim * taps * (given * costs.column + padded(given) * padded(made) * costs.group)
 
     project = 0 if shared else costs.dense * in_channels * channels * (pixels + 2 * low)
+    project += 0 if shared else costs.weight * 3 * in_channels * channels
     sources = in_channels if sr_ratio == 1 else 2 * in_channels
     dense = taps * padded(sources) * padded(channels) * costs.dense
     grouped = project + group_conv(3 * num_heads, num_heads) + 3 * channels * pixels * costs.moved
@@ -189,4 +194,11 @@ def cheapest_form(
         dense += 2 * in_channels * pixels * costs.moved
         grouped += 4 * channels * pixels * costs.moved
         factored += 3 * taps * dim * pixels * costs.moved
+    if channels_last:
+        dense += in_channels * (pixels + (low if sr_ratio > 1 else 0)) * costs.moved
+        grouped += mixed * costs.moved
+        factored += mixed * costs.moved
+    dense += costs.weight * taps * sources * channels
+    grouped += costs.weight * taps * 3 * num_heads * channels
+    factored += costs.weight * taps * (taps * channels + 3 * num_heads)
     return min(zip((dense, grouped, factored), FORMS))[1]

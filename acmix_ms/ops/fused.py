@@ -13,12 +13,12 @@ from mindspore import Tensor, nn, ops
 from acmix_ms.ops import fold
 from acmix_ms.ops import functional as F
 from acmix_ms.ops.fold import Costs, array, parameter
-from acmix_ms.ops.neighborhood import neighborhood_attention
+from acmix_ms.ops.neighborhood import aggregate, neighborhood_attention, unfold
 
 
 def size_of(cell: nn.Cell) -> int:
-    """Numbers in the parameters of a Cell."""
-    return sum(value.size for value in cell.get_parameters())
+    """Numbers in the parameters of a Cell, without running statistics."""
+    return sum(value.size for value in cell.get_parameters() if ".moving_" not in f".{value.name}")
 
 
 class ConvPath(nn.Cell):
@@ -224,4 +224,101 @@ class FusedACmix(nn.Cell):
             pieces.append({"kind": "attention", "stage": "II", "macs": 2 * window, "position": window, "params": own})
             grid, size = self.position.size * height * width, self.position.size
             pieces.append({"kind": "position", "stage": "rest", "macs": 0, "position": grid, "params": size})
+        return pieces + (self.conv.work(source, out) if self.has_conv else [])
+
+
+class FusedPatchwise(nn.Cell):
+    """Deploy form of `PatchwiseACmix`, with a BatchNorm that follows it: (B, Cin, H, W) -> (B, m, Ho, Wo).
+
+    The weights of a window are no softmax: they do not sum to 1, so the value keeps its bias, scaled.
+
+    Args:
+        cell: the operator, with the BatchNorm inside of ``conv_w`` that follows a convolution folded already.
+        norm: the BatchNorm2d behind the operator, or None.
+        costs: of the backend, see `fold.costs_of`.
+    """
+
+    def __init__(self, cell, norm: nn.BatchNorm2d | None, costs: Costs):
+        super().__init__()
+        channels, rel = cell.out_channels, cell.rel_channels
+        self.out_channels, self.rel_channels, self.share_channels = channels, rel, cell.share_channels
+        self.stride, self.dilation, self.attn_kernel_size = cell.stride, cell.dilation, cell.attn_kernel_size
+        self.has_attention, self.has_conv = cell.mix != "conv", cell.mix != "attention"
+        alpha, beta = fold.rates(cell)
+        scale, shift = fold.affine(norm, channels)
+        projections = (cell.conv1, cell.conv2, cell.conv3)
+        weight = np.concatenate([array(part.weight)[:, :, 0, 0] for part in projections])  # (2r + m, Cin)
+        bias = np.concatenate([array(part.bias) for part in projections])
+        form = "dense"
+        if self.has_conv:
+            form = fold.cheapest_form(
+                costs,
+                in_channels=cell.in_channels,
+                channels=channels,
+                num_heads=cell.num_heads,
+                kernel_size=cell.conv_kernel_size,
+                stride=cell.stride,
+                shared=self.has_attention,
+            )
+        self.own_projection = form == "dense"
+        if self.has_conv:
+            copied = np.arange(channels) // (channels // rel)  # q and k repeated to the channels of v
+            order = np.concatenate([copied, rel + copied, 2 * rel + np.arange(channels)])
+            self.conv = conv_path(
+                cell,
+                form,
+                weight[order],
+                bias[order],
+                beta * scale,
+                offset=shift,
+                order=None if form == "dense" else order,
+            )
+        else:
+            self.offset = parameter(shift.reshape(1, -1, 1, 1), "offset")
+        if self.has_attention:
+            self.conv_w = cell.conv_w
+            if self.own_projection:
+                weight[2 * rel :] *= (alpha * scale)[:, None]
+                bias[2 * rel :] *= alpha * scale
+            else:
+                self.gain = parameter((alpha * scale).reshape(1, -1, 1, 1), "gain")
+        if self.has_attention or not self.own_projection:
+            self.weight = parameter(weight[:, :, None, None], "weight")
+            self.bias = parameter(bias, "bias")
+
+    def construct(self, x: Tensor) -> Tensor:
+        if not self.has_attention and self.own_projection:
+            return self.conv(x)
+        qkv = F.project(x, self.weight, self.bias)  # (B, 2r + m, H, W)
+        if not self.has_attention:
+            return self.conv(qkv)
+        rel = self.rel_channels
+        q, k, v = ops.split(qkv, (rel, rel, self.out_channels), 1)
+        keys = unfold(k, self.attn_kernel_size, self.stride, self.dilation)  # (B, r*k*k, Ho, Wo)
+        weights = self.conv_w(ops.cat((F.subsample(q, self.stride), keys), 1)).astype(v.dtype)
+        attention = aggregate(v, weights, self.attn_kernel_size, self.stride, self.dilation)  # (B, m, Ho, Wo)
+        if not self.own_projection:
+            return attention * self.gain.astype(x.dtype) + self.conv(qkv)
+        if self.has_conv:
+            return attention + self.conv(x)
+        return attention + self.offset.astype(x.dtype)
+
+    def work(self, given: tuple, out: tuple) -> list[dict]:
+        """Pieces of work for `acmix_ms.analysis.complexity`."""
+        batch, in_channels, height, width = given
+        pixels, out_pixels, pieces = batch * height * width, batch * out[2] * out[3], []
+        maps = 2 * self.rel_channels + self.out_channels
+        source = given if self.own_projection else (batch, 3 * self.out_channels, height, width)
+        if self.has_attention or not self.own_projection:
+            params, macs = self.weight.size + self.bias.size, in_channels * maps * pixels
+            pieces.append({"kind": "project", "stage": "I", "macs": macs, "bias": maps * pixels, "params": params})
+        if self.has_attention:
+            taps, weights = self.attn_kernel_size**2, self.out_channels // self.share_channels
+            macs = (self.rel_channels * (taps + 1) * weights + weights * weights * taps) * out_pixels
+            bias, params = (taps + 1) * weights * out_pixels, size_of(self.conv_w)
+            pieces.append({"kind": "weights", "stage": "II", "macs": macs, "bias": bias, "params": params})
+            own = 0 if self.own_projection else self.gain.size
+            own += 0 if self.has_conv else self.offset.size
+            macs = taps * self.out_channels * out_pixels
+            pieces.append({"kind": "attention", "stage": "II", "macs": macs, "params": own})
         return pieces + (self.conv.work(source, out) if self.has_conv else [])
