@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import copy
 
-from mindspore import nn
+import numpy as np
+from mindspore import Tensor, nn
 
 from acmix_ms.ops.fold import Costs, costs_of, fold_norm, foldable
 
@@ -85,3 +86,31 @@ def _replace(cell: nn.Cell, name: str, new: nn.Cell) -> None:
         cell[list(cell.name_cells()).index(name)] = new
     else:
         setattr(cell, name, new)
+
+
+# ------------------------------------------------------------------------------------------------------------ proof
+def randomise(net: nn.Cell, seed: int = 0) -> nn.Cell:
+    """Move every parameter and statistic away from where it starts, so that nothing is equal by accident.
+
+    A fresh net proves nothing: alpha equals beta, biases are zero, a BatchNorm is the identity. Frozen kernels stay.
+    """
+    rng = np.random.default_rng(seed)
+    for parameter in net.get_parameters():
+        value, name = parameter.asnumpy(), parameter.name.rpartition(".")[2]
+        if not parameter.requires_grad and not name.startswith("moving_"):
+            continue
+        noise = rng.standard_normal(value.shape)
+        if name == "moving_variance":
+            value = 1 + 0.5 * np.abs(noise)
+        elif value.size and value.std() > 0:  # weights keep their size, so that deep nets keep theirs
+            value = value + 0.3 * value.std() * noise
+        else:
+            value = value + 0.2 * noise
+        parameter.set_data(Tensor(value.astype(np.float32)))
+    return net
+
+
+def relative_difference(given: Tensor, expected: Tensor) -> float:
+    """Largest difference over the largest magnitude expected, in float64; nan where one of the two has nan."""
+    given, expected = given.asnumpy().astype(np.float64), expected.asnumpy().astype(np.float64)
+    return float(np.abs(given - expected).max() / np.maximum(np.abs(expected).max(), 1e-30))
