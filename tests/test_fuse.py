@@ -12,9 +12,12 @@ from mindspore import Tensor, nn
 from acmix_ms import ACmix, GlobalACmix, PatchwiseACmix, SpatialReductionACmix, WindowACmix, runtime
 from acmix_ms.analysis.complexity import complexity, count_params
 from acmix_ms.deploy import export, verify
+from acmix_ms.engine import checkpoint
+from acmix_ms.errors import UserError
 from acmix_ms.ops import fold, fused, fused_tokens
 from acmix_ms.ops.fuse import fuse, randomise, relative_difference
 from models import create_model, list_models
+from scripts import verify as verify_script
 
 TOLERANCE = 1e-5
 SHIFTS, MIXES = ["tensor", "fixed", "random", "learned"], ["attention", "conv", "sum", "alpha_one", "alpha", "learned"]
@@ -250,6 +253,9 @@ def test_rule_of_costs():
     sizes = {"kernel_size": 3, "num_heads": 4}
     assert fold.cheapest_form(cpu, in_channels=64, channels=64, **sizes) == "dense"
     assert fold.cheapest_form(cpu, in_channels=512, channels=512, **sizes) != "dense"
+    # What was measured: narrow groups are folded, wide ones are not.
+    assert fold.cheapest_form(cpu, in_channels=96, channels=96, num_heads=3, kernel_size=3) == "grouped"
+    assert fold.cheapest_form(cpu, in_channels=384, channels=384, num_heads=12, kernel_size=3) == "factored"
     assert fold.cheapest_form(ascend, in_channels=64, channels=64, **sizes) == "dense"
     assert fold.cheapest_form(cpu._replace(weight=10.0), in_channels=64, channels=64, **sizes) != "dense"
     assert fold.costs_of(None) == cpu
@@ -262,3 +268,48 @@ def test_fused_file_is_smaller_and_computes_what_was_trained(tmp_path):
     after = export(fuse(net), "mindir", tmp_path / "fused.mindir", image_size=32, batch=2, reference=net)
     assert after.stat().st_size < before.stat().st_size
     assert verify(after, net, [images.asnumpy()]).relative < TOLERANCE
+
+
+# -------------------------------------------------------------------------------------------------------- commands
+def test_export_fuses_unless_told_otherwise(run_cli, tmp_path):
+    command = ["--model", "acmix_resnet_digits", "--num-classes", 10, "--image-size", 32, "--format", "mindir"]
+    fused_file, trained_file = tmp_path / "fused.mindir", tmp_path / "trained.mindir"
+    for file, more in ((fused_file, []), (trained_file, ["--no-fuse"])):
+        result = run_cli("export.py", *command, "--output", file, *more)
+        assert result.code == 0, result.stderr
+    assert fused_file.stat().st_size < trained_file.stat().st_size
+
+
+def test_verify_proves_models(monkeypatch, capsys):
+    assert verify_script.main(["resnet_digits", "acmix_swin_digits", "num_classes=10", "--image-size", "32"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["resnet_digits", "acmix_swin_digits"]
+    monkeypatch.setattr(fold, "rates", lambda cell: (0.5, 0.5))  # a mistake
+    assert verify_script.main(["acmix_resnet_digits", "num_classes=10", "--image-size", "32"]) == 3
+    assert "TOO LARGE" in capsys.readouterr().out
+
+
+def test_verify_reads_checkpoints(tmp_path, capsys):
+    net = create_model("acmix_resnet_digits", num_classes=7)
+    randomise(net)
+    meta = {"model": "acmix_resnet_digits", "num_classes": 7}
+    checkpoint.save(tmp_path / "net.ckpt", net.parameters_dict(), meta=meta)
+    assert verify_script.main([str(tmp_path / "net.ckpt"), "--image-size", "32"]) == 0
+    checkpoint.save(tmp_path / "nameless.ckpt", net.parameters_dict(), meta={"num_classes": 7})
+    with pytest.raises(UserError, match="does not say of which model"):
+        verify_script.main([str(tmp_path / "nameless.ckpt")])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "or --all"),
+        (["--all", "resnet26"], "or --all"),
+        (["resnet_digit"], "resnet_digits"),
+        (["none.ckpt"], "none.ckpt does not exist"),
+        (["resnet_digits", "--image-size", "8"], "at least 32"),
+    ],
+)
+def test_verify_names_mistakes(arguments, told):
+    with pytest.raises(UserError, match=told):
+        verify_script.main(arguments)

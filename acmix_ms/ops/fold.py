@@ -135,12 +135,15 @@ class Costs(NamedTuple):
 
 
 COSTS = {
-    # Measured with MindSpore 2.8.0, float32, 2 cores, batch 2, and fitted over 3x3 convolutions of 64 to 768 channels
-    # in groups of 3 to 24: at 56x56, 64 channels, 4 heads a dense convolution takes 2.9 ms an image (40 GMAC/s), the
-    # group convolution from 36 to 16 maps 3.5 ms (unrolling dominates: merging groups up to 16 made it no faster), the
-    # fully connected layer with its transposition 1.6 ms, fc and group convolution folded into one 5.0 ms, a
-    # permutation of 192 channels 0.3 ms; at 14x14, 384 channels, 12 heads 8.6, 1.4, 0.4, 4.2 and 0.2 ms.
-    "CPU": Costs(dense=1 / 40, group=1 / 75, column=0.9, moved=0.9, cube=1),
+    # Measured with MindSpore 2.8.0 in float32 on 2 cores, batch 4, and fitted. ms an image of the whole path:
+    #   channels, heads, side    dense  grouped  factored
+    #         64,     4,   56     2.13     2.43      2.24
+    #         96,     3,   56     4.41     3.35      4.36
+    #        128,     4,   28     3.86     2.16      2.90
+    #         64,     1,   56     2.37     2.27      8.01
+    #        384,    12,   14     8.6      4.4       1.8   (batch 2)
+    # Unrolling dominates group convolutions: merging groups, up to 16 of 4 channels, made none of them faster.
+    "CPU": Costs(dense=1 / 54, group=1 / 75, column=0.35, moved=0.4, cube=1),
     # Estimated, not measured: half of the 128 TMAC/s and of the 1.2 TB/s of an Ascend 910 in float16; its cube unit
     # multiplies tiles of 16 x 16 channels and unrolls in hardware.
     "Ascend": Costs(dense=1 / 64000, group=1 / 64000, column=0.0, moved=1 / 150, cube=16),
