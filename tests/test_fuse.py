@@ -252,6 +252,8 @@ def test_rule_of_costs():
     cpu, ascend = fold.costs_of("CPU"), fold.costs_of("Ascend")
     sizes = {"kernel_size": 3, "num_heads": 4}
     assert fold.cheapest_form(cpu, in_channels=64, channels=64, **sizes) == "dense"
+    assert fold.cheapest_form(cpu._replace(weight=0.01), in_channels=64, channels=64, **sizes) != "dense"
+    assert fold.cheapest_form(cpu._replace(weight=0.01), in_channels=16, channels=16, **sizes) == "dense"
     assert fold.cheapest_form(cpu, in_channels=512, channels=512, **sizes) != "dense"
     # What was measured: narrow groups are folded, wide ones are not.
     assert fold.cheapest_form(cpu, in_channels=96, channels=96, num_heads=3, kernel_size=3) == "grouped"
