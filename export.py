@@ -24,6 +24,7 @@ def main(argv: list[str] | None = None) -> int:
         "--num-classes", type=positive_int, metavar="N", help="default: of the checkpoint or --config, or 1000"
     )
     parser.add_argument("--force", action="store_true", help="replace an existing output")
+    parser.add_flag("fuse", help="fold all that evaluation does not need (default)")
     args = parser.parse_intermixed_args(argv)
 
     deploy.check_format(args.format)
@@ -36,6 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         run_dir.require_checkpoint(args.checkpoint)
     runtime.start(cfg.runtime.device, "graph", cfg.seed)  # a MINDIR runs in graph mode only
     from acmix_ms.engine import checkpoint
+    from acmix_ms.ops.fuse import fuse
     from models import create_model
 
     saved = checkpoint.read(args.checkpoint) if args.checkpoint else None
@@ -45,8 +47,9 @@ def main(argv: list[str] | None = None) -> int:
         checkpoint.assign_weights(net, saved, args.checkpoint)
     else:
         print("note: no --checkpoint, so the weights are random: good for measuring speed, not for answers")
-    try:
-        print(deploy.export(net, args.format, output, image_size=image_size, batch=args.batch, force=args.force))
+    options = {"image_size": image_size, "batch": args.batch, "force": args.force, "reference": net}
+    try:  # the file is compared with the net that was trained
+        print(deploy.export(fuse(net) if args.fuse else net, args.format, output, **options))
     except deploy.VerificationError as error:
         print(f"error: {error}", file=sys.stderr)
         return 3

@@ -19,6 +19,10 @@ class ArgumentParser(argparse.ArgumentParser):
         self.add_argument("--config", required=required, metavar="FILE", help="YAML file, such as one in configs/")
         self.add_argument("overrides", nargs="*", metavar="key=value", help="change a key, such as optim.lr=0.05")
 
+    def add_flag(self, name: str, *, help: str) -> None:
+        """Add ``--name`` and ``--no-name``, on by default."""
+        self.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=True, help=help)
+
 
 def positive_int(text: str) -> int:
     """An argparse type."""

@@ -12,6 +12,7 @@ from mindspore.common.initializer import Normal, initializer
 
 from acmix_ms.ops import functional as F
 from acmix_ms.ops.base import check_multiple, check_odd, check_positive
+from acmix_ms.ops.fold import Costs, fold_norm
 from acmix_ms.ops.neighborhood import aggregate, unfold
 from models.layers import resize_table
 from models.registry import register_model
@@ -106,6 +107,11 @@ class BottleneckAttention(nn.Cell):
     def construct(self, x: Tensor) -> Tensor:
         return self.pool(self.attention(self.query(x), self.key(x), self.value(x)))
 
+    def fused(self, norm: nn.BatchNorm2d | None, costs: Costs) -> BottleneckAttention:
+        """With a BatchNorm behind it folded into the value: attention and pool weigh with weights that sum to 1."""
+        self.value = fold_norm(self.value, norm) if norm is not None else self.value
+        return self
+
     def work(self, given: tuple, out: tuple) -> list[dict]:
         """Pieces of work for `acmix_ms.analysis.complexity`."""
         batch, channels, height, width = given
@@ -150,6 +156,14 @@ class AugmentedConv(nn.Cell):
     def construct(self, x: Tensor) -> Tensor:
         q, k, v = ops.split(self.qkv(F.subsample(x, self.stride)), (self.keys, self.keys, self.values), 1)
         return ops.cat((self.conv(x), self.proj(self.attention(q, k, v))), 1)
+
+    def fused(self, norm: nn.BatchNorm2d | None, costs: Costs) -> AugmentedConv:
+        """With a BatchNorm behind it folded into both of its parts."""
+        if norm is not None:
+            channels = self.conv.out_channels
+            self.conv = fold_norm(self.conv, norm, slice(None, channels))
+            self.proj = fold_norm(self.proj, norm, slice(channels, None))
+        return self
 
     def work(self, given: tuple, out: tuple) -> list[dict]:
         """Pieces of work for `acmix_ms.analysis.complexity`."""
@@ -205,6 +219,11 @@ class LocalRelation(nn.Cell):
         weights = ops.softmax(prior - difference * difference, 2)  # (B, s, k*k, Ho*Wo)
         weights = weights.astype(x.dtype).reshape(-1, self.groups * taps, out_h, out_w)
         return aggregate(self.value(x), weights, kernel, self.stride)
+
+    def fused(self, norm: nn.BatchNorm2d | None, costs: Costs) -> LocalRelation:
+        """With a BatchNorm behind it folded into the value, whose weights sum to 1."""
+        self.value = fold_norm(self.value, norm) if norm is not None else self.value
+        return self
 
     def work(self, given: tuple, out: tuple) -> list[dict]:
         """Pieces of work for `acmix_ms.analysis.complexity`."""

@@ -27,6 +27,8 @@ class Bottleneck(nn.Cell):
     block.
     """
 
+    FOLD = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"))
+
     def __init__(self, in_channels: int, width: int, out_channels: int, stride: int, spatial: nn.Cell):
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, width, 1)
@@ -64,6 +66,8 @@ class ResNet(nn.Cell):
         stem: ``"imagenet"`` (7x7/2 and 3x3/2 max-pool, stride 4) or ``"small"`` (3x3/2 for small images, stride 2).
         in_channels: of the images.
     """
+
+    FOLD = (("conv1", "bn1"),)
 
     def __init__(
         self,

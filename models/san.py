@@ -19,6 +19,8 @@ WIDTH = 64  # of the first layer
 class Bottleneck(nn.Cell):
     """BN ReLU -> patchwise operator (c -> c/4) -> BN ReLU -> 1x1 (c/4 -> c), plus the identity."""
 
+    FOLD = (("sam", "bn2"),)
+
     def __init__(self, channels: int, kernel_size: int, operator: dict):
         super().__init__()
         middle = channels // 4
@@ -48,6 +50,8 @@ class SAN(nn.Cell):
         width: channels of the first layer, a multiple of 16; 4, 8, 16, 32 times as many follow.
         kernels: side of the attention window in each of the five layers.
     """
+
+    FOLD = (("conv_in", "bn_in"),)
 
     def __init__(
         self,

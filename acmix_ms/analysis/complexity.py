@@ -13,7 +13,7 @@ The attention of a window is counted as its mathematics has it (k*k taps for a q
 A shift by slices and additions has no products: its additions are counted in their place, as Table 7 does.
 
 A Cell of another package joins in with a method ``work(given, out)``: from the shapes of its first input and of its
-output to a list of dictionaries, the fields of `Item` without ``cell``.
+output to a list of dictionaries, the fields of `Item` without ``cell``; inputs after the first are passed on to it.
 """
 
 from __future__ import annotations
@@ -146,9 +146,9 @@ def _rule(cell: nn.Cell) -> Callable | None:
     return None
 
 
-def _declared(name: str, cell: nn.Cell, given: tuple, out: tuple) -> list[Item]:
+def _declared(name: str, cell: nn.Cell, given: tuple, out: tuple, *more) -> list[Item]:
     """A Cell that this module does not know tells its work itself: ``cell.work(given, out) -> [fields of Item]``."""
-    return [Item(name, **piece) for piece in cell.work(given, out)]
+    return [Item(name, **piece) for piece in cell.work(given, out, *more)]
 
 
 def _conv(name: str, cell: nn.Conv2d, given: tuple, out: tuple) -> list[Item]:

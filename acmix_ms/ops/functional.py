@@ -90,6 +90,17 @@ def pad_to_at_least(x: Tensor, size: int) -> Tensor:
     return x
 
 
+def reduce_tokens(x: Tensor, height: int, width: int, sr_ratio: int, sr, norm):
+    """Tokens of the map that the Cells ``sr`` (a convolution of stride R) and ``norm`` reduce: (B, H*W, C) ->
+    (B, h*w, C), h, w.
+    """
+    channels = x.shape[2]
+    x = ops.transpose(x, (0, 2, 1)).reshape(-1, channels, height, width)
+    x = sr(pad_to_at_least(x, sr_ratio))
+    low_h, low_w = x.shape[2], x.shape[3]
+    return norm(ops.transpose(x.reshape(-1, channels, low_h * low_w), (0, 2, 1))), low_h, low_w
+
+
 # ----------------------------------------------------------------------------------------- Stage II: attention path
 @ops.constexpr
 def check_tokens(length: int, height: int, width: int, sr_ratio: int) -> None:

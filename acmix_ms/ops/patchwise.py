@@ -6,6 +6,8 @@ from mindspore import Tensor, nn, ops
 
 from acmix_ms.ops import functional as F
 from acmix_ms.ops.base import TwoPaths, check_multiple, check_odd, check_operator, check_positive
+from acmix_ms.ops.fold import Costs, fold_norm
+from acmix_ms.ops.fused import FusedPatchwise
 from acmix_ms.ops.neighborhood import aggregate, unfold
 
 
@@ -105,3 +107,10 @@ class PatchwiseACmix(TwoPaths):
         """(B, r, H, W), (B, r, H, W), (B, m, H, W) -> (B, m, Ho, Wo)."""
         copies = self.out_channels // self.rel_channels
         return self.conv_path(ops.cat((F.repeat_channels(q, copies), F.repeat_channels(k, copies), v), 1))
+
+    def fused(self, norm: nn.BatchNorm2d | None, costs: Costs) -> FusedPatchwise:
+        """Deploy form, for `acmix_ms.ops.fuse`."""
+        if self.mix != "conv":
+            # The first BatchNorm of conv_w stands before a ReLU, on maps that depend on the tap: it stays.
+            self.conv_w[2], self.conv_w[3] = fold_norm(self.conv_w[2], self.conv_w[3]), nn.Identity()
+        return FusedPatchwise(self, norm, costs)

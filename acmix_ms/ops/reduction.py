@@ -8,6 +8,8 @@ from mindspore import Tensor, nn, ops
 from acmix_ms.ops import functional as F
 from acmix_ms.ops import kernels
 from acmix_ms.ops.base import TwoPaths, check_operator, check_positive
+from acmix_ms.ops.fold import Costs
+from acmix_ms.ops.fused_tokens import FusedReductionACmix
 
 NORM_EPS = 1e-5  # of the norm after the reduction, as in PVT's code (its other norms have 1e-6)
 
@@ -91,11 +93,7 @@ class SpatialReductionACmix(TwoPaths):
         """Tokens of the reduced map: (B, L, C) -> (B, h*w, C), h, w."""
         if self.sr_ratio == 1:
             return x, height, width
-        x = ops.transpose(x, (0, 2, 1)).reshape(-1, self.dim, height, width)
-        x = self.sr(F.pad_to_at_least(x, self.sr_ratio))
-        low_h, low_w = x.shape[2], x.shape[3]
-        x = ops.transpose(x.reshape(-1, self.dim, low_h * low_w), (0, 2, 1))
-        return self.norm(x), low_h, low_w
+        return F.reduce_tokens(x, height, width, self.sr_ratio, self.sr, self.norm)
 
     def attention_path(self, q: Tensor, kv: Tensor) -> Tensor:
         """(B, L, C), (B, M, 2C) -> (B, L, C)."""
@@ -121,6 +119,10 @@ class SpatialReductionACmix(TwoPaths):
             f = f + F.upsample_nearest(F.mix_features(kv, self.fc.weight[:, self.num_heads :], None), *full)
             out = self.shift_and_sum(f)
         return ops.transpose(out.reshape(-1, self.dim, full[0] * full[1]), (0, 2, 1))
+
+    def fused(self, norm: None, costs: Costs) -> FusedReductionACmix:
+        """Deploy form, for `acmix_ms.ops.fuse`; tokens have no BatchNorm behind them."""
+        return FusedReductionACmix(self, costs)
 
 
 class GlobalACmix(SpatialReductionACmix):

@@ -6,6 +6,8 @@ from mindspore import Tensor, nn, ops
 
 from acmix_ms.ops import functional as F
 from acmix_ms.ops.base import TwoPaths, check_choice, check_odd, check_operator, check_positive
+from acmix_ms.ops.fold import Costs
+from acmix_ms.ops.fused import FusedACmix
 from acmix_ms.ops.neighborhood import neighborhood_attention
 
 BACKENDS = ("halo", "unfold")
@@ -97,3 +99,7 @@ class ACmix(TwoPaths):
         return neighborhood_attention(
             q, k, v, position, self.num_heads, self.attn_kernel_size, self.stride, self.dilation, self.backend
         )
+
+    def fused(self, norm: nn.BatchNorm2d | None, costs: Costs) -> FusedACmix:
+        """Deploy form, for `acmix_ms.ops.fuse`."""
+        return FusedACmix(self, norm, costs)

@@ -11,6 +11,8 @@ from acmix_ms.errors import UserError
 from acmix_ms.ops import functional as F
 from acmix_ms.ops import kernels
 from acmix_ms.ops.base import TwoPaths, check_operator, check_positive
+from acmix_ms.ops.fold import Costs
+from acmix_ms.ops.fused_tokens import FusedWindowACmix
 
 
 class WindowACmix(TwoPaths):
@@ -120,3 +122,7 @@ class WindowACmix(TwoPaths):
         """(N, L, L) bias from the table."""
         bias = ops.gather(self.relative_position_bias_table, self.relative_position_index, 0)  # (L*L, N)
         return ops.transpose(bias, (1, 0)).reshape(self.num_heads, self.length, self.length)
+
+    def fused(self, norm: None, costs: Costs) -> FusedWindowACmix:
+        """Deploy form, for `acmix_ms.ops.fuse`; tokens have no BatchNorm behind them."""
+        return FusedWindowACmix(self, costs)
