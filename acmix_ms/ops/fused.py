@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from acmix_ms.ops import fold
+from acmix_ms.ops import fold, kernels
 from acmix_ms.ops import functional as F
 from acmix_ms.ops.fold import Costs, array, parameter
 from acmix_ms.ops.neighborhood import aggregate, neighborhood_attention, unfold
@@ -48,7 +48,7 @@ class ConvPath(nn.Cell):
         if self.has_border:
             self.border = parameter(border[:, None], "border")  # (C, 1, k, k)
         if self.has_offset:
-            self.offset = parameter(np.reshape(offset, (1, -1, 1, 1)), "offset")
+            self.offset = parameter(offset, "offset")
         self.order = None if order is None else Tensor(np.asarray(order, np.int32))
         self.has_fc, self.has_fc_bias = fc is not None, fc is not None and fc[1] is not None
         if self.has_fc:
@@ -69,8 +69,10 @@ class ConvPath(nn.Cell):
         if self.has_border:
             ones = ops.ones((1, 1, x.shape[2], x.shape[3]), x.dtype)
             constant = F.group_shift(ones, self.border, 1, self.stride, self.dilation)  # (1, C, Ho, Wo)
-            return y + (constant + self.offset.astype(x.dtype) if self.has_offset else constant)
-        return y + self.offset.astype(x.dtype) if self.has_offset else y
+            if self.has_offset:
+                constant = kernels.add_channels(constant, self.offset)
+            return kernels.add_rows(y, constant[0])
+        return kernels.add_channels(y, self.offset) if self.has_offset else y
 
     def work(self, given: tuple, out: tuple) -> list[dict]:
         """Pieces of work for `acmix_ms.analysis.complexity`."""
@@ -174,39 +176,39 @@ class FusedACmix(nn.Cell):
         if self.has_conv:
             self.conv = conv_path(cell, form, weight, bias, beta * scale, offset=offset)
         else:
-            self.offset = parameter(offset.reshape(1, -1, 1, 1), "offset")
+            self.offset = parameter(offset, "offset")
         if self.has_attention:
             self.position = parameter(array(cell.conv_p.weight), "position")  # (d, 2, 1, 1)
             if self.own_projection:
                 weight[2 * channels :] *= (alpha * scale)[:, None]
                 bias = bias[:channels]  # only that of q matters
             else:
-                self.gain = parameter((alpha * scale).reshape(1, -1, 1, 1), "gain")
+                self.gain = parameter(alpha * scale, "gain")
         if self.has_attention or not self.own_projection:
             self.weight = parameter(weight[:, :, None, None], "weight")
-            self.bias = parameter(bias.reshape(1, -1, 1, 1), "bias")
+            self.bias = parameter(bias, "bias")
 
     def construct(self, x: Tensor) -> Tensor:
         if not self.has_attention and self.own_projection:
             return self.conv(x)
         qkv = F.project(x, self.weight, None)  # (B, 3C, H, W)
         if not self.own_projection:
-            qkv = qkv + self.bias.astype(x.dtype)
+            qkv = kernels.add_channels(qkv, self.bias)
             if not self.has_attention:
                 return self.conv(qkv)
         q, k, v = ops.split(qkv, self.out_channels, 1)
         if self.own_projection:
-            q = q + self.bias.astype(x.dtype)
+            q = kernels.add_channels(q, self.bias)
         # The grid and its projection stay in float32, as in the train form.
         position = F.project(F.position_grid(x.shape[2], x.shape[3]), self.position, None)  # (1, d, H, W)
         attention = neighborhood_attention(
             q, k, v, position, self.num_heads, self.attn_kernel_size, self.stride, self.dilation, self.backend
         )
         if not self.own_projection:
-            return attention * self.gain.astype(x.dtype) + self.conv(qkv)
+            return kernels.scale_channels(attention, self.gain) + self.conv(qkv)
         if self.has_conv:
             return attention + self.conv(x)
-        return attention + self.offset.astype(x.dtype)
+        return kernels.add_channels(attention, self.offset)
 
     def work(self, given: tuple, out: tuple) -> list[dict]:
         """Pieces of work for `acmix_ms.analysis.complexity`."""
@@ -274,14 +276,14 @@ class FusedPatchwise(nn.Cell):
                 order=None if form == "dense" else order,
             )
         else:
-            self.offset = parameter(shift.reshape(1, -1, 1, 1), "offset")
+            self.offset = parameter(shift, "offset")
         if self.has_attention:
             self.conv_w = cell.conv_w
             if self.own_projection:
                 weight[2 * rel :] *= (alpha * scale)[:, None]
                 bias[2 * rel :] *= alpha * scale
             else:
-                self.gain = parameter((alpha * scale).reshape(1, -1, 1, 1), "gain")
+                self.gain = parameter(alpha * scale, "gain")
         if self.has_attention or not self.own_projection:
             self.weight = parameter(weight[:, :, None, None], "weight")
             self.bias = parameter(bias, "bias")
@@ -298,10 +300,10 @@ class FusedPatchwise(nn.Cell):
         weights = self.conv_w(ops.cat((F.subsample(q, self.stride), keys), 1)).astype(v.dtype)
         attention = aggregate(v, weights, self.attn_kernel_size, self.stride, self.dilation)  # (B, m, Ho, Wo)
         if not self.own_projection:
-            return attention * self.gain.astype(x.dtype) + self.conv(qkv)
+            return kernels.scale_channels(attention, self.gain) + self.conv(qkv)
         if self.has_conv:
             return attention + self.conv(x)
-        return attention + self.offset.astype(x.dtype)
+        return kernels.add_channels(attention, self.offset)
 
     def work(self, given: tuple, out: tuple) -> list[dict]:
         """Pieces of work for `acmix_ms.analysis.complexity`."""

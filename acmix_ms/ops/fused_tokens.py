@@ -6,10 +6,11 @@ convolution. Letters as in `functional`. For evaluation only.
 
 from __future__ import annotations
 
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from acmix_ms.ops import fold
+from acmix_ms.ops import fold, kernels
 from acmix_ms.ops import functional as F
 from acmix_ms.ops.fold import Costs, array, bias_or_zeros, parameter
 from acmix_ms.ops.fused import conv_path, size_of
@@ -90,26 +91,35 @@ class FusedWindowACmix(_FusedTokens):
     def construct(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         height, width = x.shape[1], x.shape[2]
         F.check_window(height, width, self.window_size)
-        source = x
-        if self.projects:
-            qkv = F.dense(x, self.qkv_weight, self.qkv_bias if self.has_bias else None)  # (B, H, W, 3C)
-            source = x if self.own_projection else qkv
-        if not self.has_conv:
-            return self.attention_path(qkv, mask)
-        conv = ops.transpose(self.conv(ops.transpose(source, (0, 3, 1, 2))), (0, 2, 3, 1))
-        return self.attention_path(qkv, mask) + conv if self.has_attention else conv
+        if self.own_projection:  # windows are cut from x, which is a third of its projection
+            conv = self.map_conv(x) if self.has_conv else None
+            if not self.has_attention:
+                return conv
+            attention = self.attention_path(self.project(F.window_partition(x, self.window_size)), mask, height, width)
+            return attention + conv if self.has_conv else attention
+        qkv = self.project(x)  # (B, H, W, 3C)
+        conv = self.map_conv(qkv)
+        if not self.has_attention:
+            return conv
+        return self.attention_path(F.window_partition(qkv, self.window_size), mask, height, width) + conv
 
-    def attention_path(self, qkv: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, H, W, 3C) -> (B, H, W, C)."""
-        height, width = qkv.shape[1], qkv.shape[2]
+    def project(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., 3C)."""
+        return kernels.linear(x, self.qkv_weight, self.qkv_bias if self.has_bias else None)
+
+    def map_conv(self, x: Tensor) -> Tensor:
+        """The convolution path over the whole map: (B, H, W, C or 3C) -> (B, H, W, C)."""
+        return ops.transpose(self.conv(ops.transpose(x, (0, 3, 1, 2))), (0, 2, 3, 1))
+
+    def attention_path(self, qkv: Tensor, mask: Tensor | None, height: int, width: int) -> Tensor:
+        """Windows (B*nW, L, 3C) -> (B, H, W, C)."""
         heads, length = self.num_heads, self.length
-        qkv = F.window_partition(qkv, self.window_size).reshape(-1, length, 3 * heads, self.dim // heads)
+        qkv = qkv.reshape(-1, length, 3 * heads, self.dim // heads)
         q, k, v = ops.split(ops.transpose(qkv, (0, 2, 1, 3)), heads, 1)  # (B*nW, N, L, d)
         bias = ops.gather(self.table, self.index, 1).reshape(heads, length, length)
-        weights = F.window_attention_weights(q, k, bias, mask)
-        out = ops.BatchMatMul()(weights.astype(v.dtype), v)  # (B*nW, N, L, d)
+        out = kernels.softmax_product(F.window_logits(q, k, bias, mask), v)  # (B*nW, N, L, d)
         out = ops.transpose(out, (0, 2, 1, 3)).reshape(-1, length, self.dim)
-        return F.window_merge(F.dense(out, self.proj_weight, self.proj_bias), self.window_size, height, width)
+        return F.window_merge(kernels.linear(out, self.proj_weight, self.proj_bias), self.window_size, height, width)
 
     def work(self, given: tuple, out: tuple, mask=None) -> list[dict]:
         """Pieces of work for `acmix_ms.analysis.complexity`."""
@@ -135,7 +145,6 @@ class FusedReductionACmix(_FusedTokens):
     def __init__(self, cell, costs: Costs):
         super().__init__(cell, costs, shared=cell.mix != "conv", sr_ratio=cell.sr_ratio)
         dim, self.sr_ratio = self.dim, cell.sr_ratio
-        self.no_dropout = nn.Identity()
         if self.sr_ratio > 1:
             self.sr, self.norm = cell.sr, cell.norm
         weight, bias, factors = _projections(cell, cell.q, cell.kv)
@@ -160,8 +169,8 @@ class FusedReductionACmix(_FusedTokens):
             reduced, low_h, low_w = F.reduce_tokens(x, height, width, self.sr_ratio, self.sr, self.norm)
         q, kv = x, reduced  # what a dense convolution path reads
         if self.projects:
-            q = F.dense(x, self.q_weight, self.q_bias if self.has_bias else None)  # (B, L, C)
-            kv = F.dense(reduced, self.kv_weight, self.kv_bias if self.has_bias else None)  # (B, h*w, 2C)
+            q = kernels.linear(x, self.q_weight, self.q_bias if self.has_bias else None)  # (B, L, C)
+            kv = kernels.linear(reduced, self.kv_weight, self.kv_bias if self.has_bias else None)  # (B, h*w, 2C)
         if not self.has_conv:
             return self.attention_path(q, kv)
         maps = (x, reduced) if self.own_projection else (q, kv)
@@ -198,8 +207,10 @@ class FusedReductionACmix(_FusedTokens):
         q = ops.transpose(q.reshape(-1, length, heads, dim), (0, 2, 1, 3))  # (B, N, L, d)
         kv = ops.transpose(kv.reshape(-1, keys, 2 * heads, dim), (0, 2, 1, 3))  # (B, 2N, M, d)
         k, v = ops.split(kv, heads, 1)
-        out = ops.transpose(F.attend(q, k, v, self.no_dropout), (0, 2, 1, 3)).reshape(-1, length, self.dim)
-        return F.dense(out, self.proj_weight, self.proj_bias)
+        logits = ops.BatchMatMul(False, True)(q, k).astype(ms.float32)  # (B, N, L, M)
+        out = kernels.softmax_product(logits, v)  # (B, N, L, d)
+        out = ops.transpose(out, (0, 2, 1, 3)).reshape(-1, length, self.dim)
+        return kernels.linear(out, self.proj_weight, self.proj_bias)
 
     def work(self, given: tuple, out: tuple, height: int, width: int) -> list[dict]:
         """Pieces of work for `acmix_ms.analysis.complexity`."""

@@ -38,7 +38,8 @@ def on_cpu() -> bool:
 def dense_conv_is_cheaper(in_channels: int, channels: int, groups: int, kernel_size: int, stride: int = 1) -> bool:
     """Whether the convolution path costs less on CPU as one dense convolution than as the paper's two layers.
 
-    In nanoseconds for an output pixel, measured on two cores, forward; backward the ratio is the same. A multiply-add
+    For training: `fold.COSTS` weighs the forms that inference has. In nanoseconds for an output pixel, measured on two
+    cores forward, and forward and backward in the same ratio. A multiply-add
     of a dense convolution costs 0.03. The group convolution, with few channels in a group, is bound by the copy of its
     k*k * k*k * d input elements at 1.1 each; ``fc`` and the reordering after it cost 4 for each of the k*k * d.
     """
@@ -136,6 +137,14 @@ def add_channels(x: Tensor, bias: Tensor) -> Tensor:
     if on_cpu():
         return _AddRow()(x, bias) if x.ndim == 2 else ops.BiasAdd()(x, bias)
     return x + (bias.reshape(1, -1, 1, 1) if x.ndim == 4 else bias)
+
+
+def scale_channels(x: Tensor, gain: Tensor) -> Tensor:
+    """x (B, C, H, W) * gain (C,), in the dtype of x; without a gradient of the gain."""
+    if on_cpu() and x.dtype == ms.float32:  # a BatchNorm in evaluation, with statistics that change nothing
+        zero, one = ops.zeros_like(gain), ops.ones_like(gain)
+        return ops.BatchNorm(is_training=False, epsilon=1e-8)(x, gain, zero, zero, one)[0]
+    return x * gain.astype(x.dtype).reshape(1, -1, 1, 1)
 
 
 def add_rows(x: Tensor, row: Tensor) -> Tensor:
