@@ -9,7 +9,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from acmix_ms.ops import WindowACmix
-from acmix_ms.ops.kernels import Dense, LayerNorm
+from acmix_ms.ops.kernels import Dense, LayerNorm, on_cpu
 from models.layers import DropPath, Mlp, drop_path_rates, init_transformer, round_up
 from models.registry import register_model
 
@@ -52,8 +52,17 @@ def pad_bottom_right(x: Tensor, height: int, width: int) -> Tensor:
     return x
 
 
+@ops.constexpr
+def _roll_index(height: int, width: int, shift: int) -> Tensor:
+    return Tensor(np.roll(np.arange(height * width).reshape(height, width), shift, (0, 1)).reshape(-1).astype(np.int32))
+
+
 def roll(x: Tensor, shift: int) -> Tensor:
     """Cyclic shift of both spatial axes of (B, H, W, C): out[i, j] = x[i - shift, j - shift]."""
+    if on_cpu():  # whole tokens are copied faster than slices of maps
+        _, height, width, channels = x.shape
+        index = _roll_index(height, width, shift)
+        return ops.gather(x.reshape(-1, height * width, channels), index, 1).reshape(x.shape)
     x = ops.cat((x[:, -shift:], x[:, :-shift]), 1)
     return ops.cat((x[:, :, -shift:], x[:, :, :-shift]), 2)
 
