@@ -1,14 +1,17 @@
-"""Measure speed and memory: of models of the zoo, against the authors' PyTorch code, or the paper's Table 7.
+"""Measure speed and memory: models of the zoo, the authors' PyTorch code beside them, the paper's Table 7; or predict.
 
 ``--model acmix_resnet50 resnet50 --mode infer deploy`` measures models; ``--against CLONE`` runs the table of targets
 beside the official code in a clone that you have (``--rows`` chooses, without ``--against`` only what needs no clone),
-``--against CLONE --model NAME`` one model beside it; ``--table7`` gives the FPS column of Table 7.
+``--against CLONE --model NAME`` one model beside it; ``--table7`` gives the FPS column of Table 7. ``--predict
+ascend910`` measures nothing: it prints what a roofline of that device allows, for the models given or those of the
+paper, and the ratios of Table 5.
 """
 
 from __future__ import annotations
 
 import datetime
 import importlib.util
+import json
 import subprocess
 import sys
 from argparse import Namespace
@@ -30,6 +33,9 @@ from scripts.workers.session import Disagreement, Session, Settings, count_macs 
 BATCH, SIZE, SMALLEST = 4, 224, 32
 OFFICIAL_FILES = ("ResNet/ResNet_ImageNet.py", "Swin-Transformer/models/swin_transformer_acmix.py")
 OFFICIAL_MODELS = ("acmix_resnet26", "acmix_resnet38", "acmix_resnet50", "acmix_swin_tiny", "acmix_swin_small")
+PREDICTED = ("resnet50", "acmix_resnet50", "swin_tiny", "acmix_swin_tiny", "pvt_tiny", "acmix_pvt_tiny", "san10",
+             "acmix_san10")  # fmt: skip
+PREDICTED_PRECISION = "fp16"  # of published peak rates, the only one
 TORCH = "2.13.0"  # the version that was tried
 TABLE7 = {"tensor": ("Tensor shifts", 313), "fixed": ("Fixed kernel", 419), "random": ("Random init", 419),
           "learned": ("Group conv", 419)}  # fmt: skip
@@ -41,6 +47,7 @@ def parse(argv: list[str] | None) -> Namespace:
     parser.add_argument("--model", nargs="+", metavar="NAME", help="models to measure")
     parser.add_argument("--mode", nargs="+", metavar="MODE", help=f"of {', '.join(FORMS)}; default infer")
     parser.add_argument("--table7", action="store_true", help="acmix_swin_tiny with the four shifts of Table 7")
+    parser.add_argument("--predict", metavar="DEVICE", help="a roofline of that device: ascend910; runs nothing")
     parser.add_argument("--against", metavar="CLONE", help="a clone of github.com/LeapLabTHU/ACmix")
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="some rows of the table of targets, or their sessions")
     parser.add_argument("--official-python", default=sys.executable, metavar="PYTHON", help="one that has PyTorch")
@@ -57,6 +64,8 @@ def parse(argv: list[str] | None) -> Namespace:
     for mode in args.mode or ():
         if mode not in FORMS:
             raise UserError(f"--mode {mode}: {closest(mode, FORMS)}")
+    if args.predict:
+        return check_prediction(args)
     kinds = [bool(args.model), args.table7, bool(args.rows)]
     if sum(kinds) > 1 or not (any(kinds) or args.against):
         raise UserError("give one of --model NAME, --table7, --rows ROW, or --against CLONE for the table of targets")
@@ -75,6 +84,40 @@ def parse(argv: list[str] | None) -> Namespace:
     if args.against:
         require_official(args)
     return args
+
+
+def check_prediction(args: Namespace) -> Namespace:
+    """``--predict`` goes with --model, --batch, --image-size and --output, and needs a known device."""
+    from acmix_ms.analysis.roofline import find_device
+    from models import list_models
+
+    if args.table7 or args.rows or args.against or args.mode:
+        raise UserError("--predict measures nothing: leave out --table7, --rows, --against and --mode")
+    find_device(args.predict, PREDICTED_PRECISION)
+    for name in args.model or ():
+        if name not in list_models():
+            raise UserError(f"--model {name}: {closest(name, list_models())}")
+    return args
+
+
+def predict(args: Namespace, folder: Path) -> int:
+    """Print the prediction and write it as predicted.txt and predicted.json."""
+    from acmix_ms.analysis.roofline import report
+    from acmix_ms.analysis.table5 import table5
+    from models import create_model
+
+    size = {"device": args.predict, "precision": PREDICTED_PRECISION}
+    models = ((name, create_model(name)) for name in args.model or PREDICTED)
+    batches = [args.batch] if args.batch else [1, 32]
+    text, data = report(models, batches, args.image_size or SIZE, heaviest=8 if args.model else 0, **size)
+    if not args.model:
+        print("predicting Table 5", flush=True)
+        more, rows = table5(lambda name: create_model(name, features_only=True), **size)
+        text, data = f"{text}\n{more}", {"models": data, "table5": rows}
+    print(text)
+    (folder / "predicted.txt").write_text(text, encoding="utf-8")
+    (folder / "predicted.json").write_text(json.dumps(data, indent=2), encoding="utf-8")
+    return 0
 
 
 def require_official(args: Namespace) -> None:
@@ -192,6 +235,8 @@ def main(argv: list[str] | None = None) -> int:
     """Measure, print, write."""
     args = parse(argv)
     folder = output_folder(args)
+    if args.predict:
+        return predict(args, folder)
     settings = Settings(args.device, args.threads, args.precision, args.warmup, args.repetitions, args.against,
                         args.official_python)  # fmt: skip
     protocol = {"warmup": args.warmup, "repetitions": args.repetitions}

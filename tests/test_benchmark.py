@@ -486,6 +486,20 @@ def test_the_official_side_with_a_miniature_of_the_clone(tmp_path):
             worker.ask("build", form="infer", inputs=str(inputs), **{**common, "model": "acmix_swin_tiny"})
 
 
+def test_a_prediction_is_printed_and_written_as_one(tmp_path, capsys):
+    arguments = ["--predict", "ascend910", "--model", "acmix_resnet_digits", "--image-size", "32", "--batch", "2"]
+    assert benchmark.main([*arguments, "--output", str(tmp_path / "out")]) == 0
+    assert "prediction" in capsys.readouterr().out
+    assert "prediction" in (tmp_path / "out" / "predicted.txt").read_text()
+    assert "predicted_fps" in (tmp_path / "out" / "predicted.json").read_text()
+
+
+def test_predictions_that_cannot_be():
+    assert "--predict measures nothing" in wrong("--predict", "ascend910", "--table7")
+    assert "ascend910" in wrong("--predict", "ascend91")
+    assert "did you mean 'resnet50'" in wrong("--predict", "ascend910", "--model", "resnet500")
+
+
 def test_help_names_everything():
     done = subprocess.run([sys.executable, "scripts/benchmark.py", "--help"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0

@@ -1,0 +1,119 @@
+"""The kernels chosen on CPU compute what the native operators compute, forward and backward, in both modes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from mindspore import Tensor, nn, ops
+
+from acmix_ms import runtime
+from acmix_ms.ops import ACmix, WindowACmix, kernels
+
+RNG = np.random.default_rng(5)
+
+
+def tensor(*shape, scale=1.0, offset=0.0):
+    return Tensor((offset + scale * RNG.standard_normal(shape)).astype(np.float32))
+
+
+class Norm(nn.Cell):
+    def __init__(self):
+        super().__init__()
+        self.norm = kernels.LayerNorm(12)
+
+    def construct(self, x):
+        return self.norm(x)
+
+
+def scaled(x, rate):
+    return kernels.scale(x, rate)
+
+
+CASES = {
+    "gelu": (kernels.gelu, [tensor(40, 9, scale=3)]),
+    "softmax_product, long rows": (kernels.softmax_product, [tensor(6, 5, 40, scale=3), tensor(6, 40, 4)]),
+    "softmax_product, short rows": (kernels.softmax_product, [tensor(6, 5, 7, scale=3), tensor(6, 7, 4)]),
+    "LayerNorm": (Norm(), [tensor(3, 5, 12, scale=2, offset=7)]),
+    "add_channels, rows": (kernels.add_channels, [tensor(8, 5), tensor(5)]),
+    "add_channels, maps": (kernels.add_channels, [tensor(2, 5, 4, 3), tensor(5)]),
+    "add_rows": (kernels.add_rows, [tensor(4, 2, 3, 5), tensor(3, 5)]),
+    "scale": (scaled, [tensor(2, 5, 4, 3), tensor(1)]),
+    "linear": (kernels.linear, [tensor(2, 3, 6), tensor(4, 6), tensor(4)]),
+    "swap_last": (kernels.swap_last, [tensor(3, 4, 9)]),
+    "swap_back": (kernels.swap_back, [tensor(3, 9, 4)]),
+}
+# Another function each time a graph is compiled, so that none is found in the cache of the other choice.
+OPERATORS = {
+    "sliding, dense": (lambda: ACmix(16, 16), [tensor(2, 16, 9, 8)]),
+    "sliding, two layers": (lambda: ACmix(96, 128), [tensor(1, 96, 6, 5)]),
+    "sliding, stride 2, dilation 2": (lambda: ACmix(16, 16, stride=2, dilation=2), [tensor(2, 16, 9, 8)]),
+    "windows, dense": (lambda: WindowACmix(16, 3, 2), [tensor(2, 6, 9, 16)]),
+    "windows, conv alone": (lambda: WindowACmix(16, 3, 2, mix="conv"), [tensor(2, 6, 9, 16)]),
+}
+
+
+class Call(nn.Cell):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def construct(self, *inputs):
+        return self.function(*inputs)
+
+
+class Gradient(nn.Cell):
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.gradient = net, ops.GradOperation(get_all=True, sens_param=True)
+
+    def construct(self, *inputs):
+        return self.gradient(self.net)(*inputs)
+
+
+def outputs(function, inputs):
+    """Result and gradients of all inputs, for a fixed gradient of the result."""
+    net = Call(function)
+    result = net(*inputs)
+    weight = Tensor(np.random.default_rng(0).standard_normal(result.shape).astype(np.float32))
+    return [value.asnumpy() for value in (result, *Gradient(net)(*inputs, weight))]
+
+
+@pytest.mark.parametrize("mode", ["graph", "pynative"])
+@pytest.mark.parametrize("case", CASES)
+def test_fast_kernels_equal_native_ones(case, mode):
+    runtime.start("CPU", mode)
+    function, inputs = CASES[case]
+    fast = outputs(function, inputs)
+    with kernels.native():
+        native = outputs(function, inputs)
+    for given, expected in zip(fast, native):
+        assert np.abs(given - expected).max() <= 2e-6 * max(np.abs(expected).max(), 1.0)
+
+
+@pytest.mark.parametrize("case", OPERATORS)
+def test_operators_of_fast_kernels_equal_those_of_native_ones(case):
+    runtime.start("CPU", "graph")
+    build, inputs = OPERATORS[case]
+    net = build()
+    for parameter in net.get_parameters():
+        value = parameter.asnumpy()
+        parameter.set_data(Tensor((value + 0.1 * RNG.standard_normal(value.shape)).astype(np.float32)))
+    fast = outputs(net, inputs)
+    with kernels.native():
+        native = outputs(net, inputs)
+    for given, expected in zip(fast, native):
+        assert np.abs(given - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_the_cost_rule_chooses_both_forms():
+    assert kernels.dense_conv_is_cheaper(64, 64, 16, 3)
+    assert not kernels.dense_conv_is_cheaper(256, 256, 64, 3)
+
+
+def test_native_is_left_again_after_an_error():
+    runtime.start("CPU", "pynative")
+    assert kernels.on_cpu()
+    with pytest.raises(RuntimeError), kernels.native():
+        assert not kernels.on_cpu()
+        raise RuntimeError
+    assert kernels.on_cpu()
