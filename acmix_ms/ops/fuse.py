@@ -18,9 +18,8 @@ from mindspore import Tensor, nn
 
 from acmix_ms.ops.fold import Costs, costs_of, fold_norm, foldable
 
-# Prices of a weight (`Costs.weight`), the first of which gives the fastest net and the last the smallest. The first is
-# what reading it from memory costs, 0.4 ns an image, for each pixel of a small map: what is about as fast stays small.
-PRICES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+# Prices of a weight (`Costs.weight`): the first gives the fastest net, each further one a smaller.
+PRICES = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 # What a Parameter adds to a MINDIR beside its numbers: its name, shape and operator. Measured on two ResNets.
 BYTES_PER_PARAMETER = 800
 
