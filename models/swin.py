@@ -9,7 +9,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from acmix_ms.ops import WindowACmix
-from acmix_ms.ops.kernels import Dense, LayerNorm, on_cpu
+from acmix_ms.ops.kernels import Dense, LayerNorm, on_cpu, permute_rows
 from models.layers import DropPath, Mlp, drop_path_rates, init_transformer, round_up
 from models.registry import register_model
 
@@ -53,16 +53,17 @@ def pad_bottom_right(x: Tensor, height: int, width: int) -> Tensor:
 
 
 @ops.constexpr
-def _roll_index(height: int, width: int, shift: int) -> Tensor:
-    return Tensor(np.roll(np.arange(height * width).reshape(height, width), shift, (0, 1)).reshape(-1).astype(np.int32))
+def _roll_rows(height: int, width: int, shift: int):
+    order = np.roll(np.arange(height * width).reshape(height, width), shift, (0, 1)).reshape(-1)
+    return Tensor(order.astype(np.int32)), Tensor(np.argsort(order).astype(np.int32))
 
 
 def roll(x: Tensor, shift: int) -> Tensor:
     """Cyclic shift of both spatial axes of (B, H, W, C): out[i, j] = x[i - shift, j - shift]."""
     if on_cpu():  # whole tokens are copied faster than slices of maps
         _, height, width, channels = x.shape
-        index = _roll_index(height, width, shift)
-        return ops.gather(x.reshape(-1, height * width, channels), index, 1).reshape(x.shape)
+        order, inverse = _roll_rows(height, width, shift)
+        return permute_rows(x.reshape(-1, height * width, channels), order, inverse).reshape(x.shape)
     x = ops.cat((x[:, -shift:], x[:, :-shift]), 1)
     return ops.cat((x[:, :, -shift:], x[:, :, :-shift]), 2)
 

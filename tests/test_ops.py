@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from mindspore import Tensor, nn
 
 from acmix_ms import ACmix, WindowACmix, runtime
 from acmix_ms.ops import functional as F
-from acmix_ms.ops import reference
+from acmix_ms.ops import kernels, reference
 from acmix_ms.ops.neighborhood import reflect_index
 from models.pretrained import load_torch_state
 
@@ -300,9 +302,11 @@ def test_bad_arguments_are_named(make, named):
         make()
 
 
-def test_windows_come_back_where_they_were():
-    x = Tensor(np.arange(2 * 6 * 8 * 3, dtype=np.float32).reshape(2, 6, 8, 3))
-    windows = F.window_partition(x, (3, 2))
-    assert windows.shape == (16, 6, 3)
-    assert np.array_equal(windows[1].asnumpy(), x[0, 0:3, 2:4].reshape(6, 3).asnumpy())
-    assert np.array_equal(F.window_merge(windows, (3, 2), 6, 8).asnumpy(), x.asnumpy())
+@pytest.mark.parametrize("native", [False, True])
+def test_windows_come_back_where_they_were(native):
+    x = Tensor(np.arange(2 * 6 * 8 * 6, dtype=np.float32).reshape(2, 6, 8, 6))
+    with kernels.native() if native else contextlib.nullcontext():
+        windows = F.window_heads(x, 2, (3, 2))
+        assert windows.shape == (16, 2, 6, 3)
+        assert np.array_equal(windows[1, 1].asnumpy(), x[0, 0:3, 2:4, 3:].reshape(6, 3).asnumpy())
+        assert np.array_equal(F.merge_heads(windows, (3, 2), 6, 8).asnumpy(), x.asnumpy())

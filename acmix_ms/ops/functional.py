@@ -130,19 +130,37 @@ def check_window(height: int, width: int, window: tuple[int, int]) -> None:
         )
 
 
-def window_partition(x: Tensor, window: tuple[int, int]) -> Tensor:
-    """(B, H, W, C) -> (B*nW, L, C), H and W multiples of the window."""
+@ops.constexpr
+def _window_rows(height: int, width: int, maps: int, window: tuple[int, int]):
+    """Order of the rows of (H, W, M) as (nW, M, L), and the inverse."""
+    rows = np.arange(height * width * maps).reshape(height // window[0], window[0], width // window[1], window[1], maps)
+    order = rows.transpose(0, 2, 4, 1, 3).reshape(-1)
+    return Tensor(order.astype(np.int32)), Tensor(np.argsort(order).astype(np.int32))
+
+
+def window_heads(x: Tensor, maps: int, window: tuple[int, int]) -> Tensor:
+    """Cut a map with M heads' worth of channels into windows: (B, H, W, M*d) -> (B*nW, M, L, d)."""
     _, height, width, channels = x.shape
     wh, ww = window
-    x = x.reshape(-1, height // wh, wh, width // ww, ww, channels)
-    return ops.transpose(x, (0, 1, 3, 2, 4, 5)).reshape(-1, wh * ww, channels)
+    dim = channels // maps
+    if kernels.on_cpu():
+        order, inverse = _window_rows(height, width, maps, window)
+        x = kernels.permute_rows(x.reshape(-1, height * width * maps, dim), order, inverse)
+        return x.reshape(-1, maps, wh * ww, dim)
+    x = ops.transpose(x.reshape(-1, height // wh, wh, width // ww, ww, channels), (0, 1, 3, 2, 4, 5))
+    return ops.transpose(x.reshape(-1, wh * ww, maps, dim), (0, 2, 1, 3))
 
 
-def window_merge(x: Tensor, window: tuple[int, int], height: int, width: int) -> Tensor:
-    """Inverse of `window_partition`: (B*nW, L, C) -> (B, H, W, C)."""
+def merge_heads(x: Tensor, window: tuple[int, int], height: int, width: int) -> Tensor:
+    """Inverse of `window_heads`: (B*nW, M, L, d) -> (B, H, W, M*d)."""
+    _, maps, length, dim = x.shape
     wh, ww = window
-    x = x.reshape(-1, height // wh, width // ww, wh, ww, x.shape[2])
-    return ops.transpose(x, (0, 1, 3, 2, 4, 5)).reshape(-1, height, width, x.shape[5])
+    if kernels.on_cpu():
+        order, inverse = _window_rows(height, width, maps, window)
+        x = kernels.permute_rows(x.reshape(-1, height * width * maps, dim), inverse, order)
+        return x.reshape(-1, height, width, maps * dim)
+    x = ops.transpose(x, (0, 2, 1, 3)).reshape(-1, height // wh, width // ww, wh, ww, maps * dim)
+    return ops.transpose(x, (0, 1, 3, 2, 4, 5)).reshape(-1, height, width, maps * dim)
 
 
 def window_logits(q: Tensor, k: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:

@@ -91,35 +91,23 @@ class FusedWindowACmix(_FusedTokens):
     def construct(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         height, width = x.shape[1], x.shape[2]
         F.check_window(height, width, self.window_size)
-        if self.own_projection:  # windows are cut from x, which is a third of its projection
-            conv = self.map_conv(x) if self.has_conv else None
-            if not self.has_attention:
-                return conv
-            attention = self.attention_path(self.project(F.window_partition(x, self.window_size)), mask, height, width)
-            return attention + conv if self.has_conv else attention
-        qkv = self.project(x)  # (B, H, W, 3C)
-        conv = self.map_conv(qkv)
-        if not self.has_attention:
-            return conv
-        return self.attention_path(F.window_partition(qkv, self.window_size), mask, height, width) + conv
+        source = x
+        if self.projects:
+            qkv = kernels.linear(x, self.qkv_weight, self.qkv_bias if self.has_bias else None)  # (B, H, W, 3C)
+            source = x if self.own_projection else qkv
+        if not self.has_conv:
+            return self.attention_path(qkv, mask)
+        conv = ops.transpose(self.conv(ops.transpose(source, (0, 3, 1, 2))), (0, 2, 3, 1))
+        return self.attention_path(qkv, mask) + conv if self.has_attention else conv
 
-    def project(self, x: Tensor) -> Tensor:
-        """(..., C) -> (..., 3C)."""
-        return kernels.linear(x, self.qkv_weight, self.qkv_bias if self.has_bias else None)
-
-    def map_conv(self, x: Tensor) -> Tensor:
-        """The convolution path over the whole map: (B, H, W, C or 3C) -> (B, H, W, C)."""
-        return ops.transpose(self.conv(ops.transpose(x, (0, 3, 1, 2))), (0, 2, 3, 1))
-
-    def attention_path(self, qkv: Tensor, mask: Tensor | None, height: int, width: int) -> Tensor:
-        """Windows (B*nW, L, 3C) -> (B, H, W, C)."""
+    def attention_path(self, qkv: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, H, W, 3C) -> (B, H, W, C)."""
         heads, length = self.num_heads, self.length
-        qkv = qkv.reshape(-1, length, 3 * heads, self.dim // heads)
-        q, k, v = ops.split(ops.transpose(qkv, (0, 2, 1, 3)), heads, 1)  # (B*nW, N, L, d)
+        q, k, v = ops.split(F.window_heads(qkv, 3 * heads, self.window_size), heads, 1)  # (B*nW, N, L, d)
         bias = ops.gather(self.table, self.index, 1).reshape(heads, length, length)
         out = kernels.softmax_product(F.window_logits(q, k, bias, mask), v)  # (B*nW, N, L, d)
-        out = ops.transpose(out, (0, 2, 1, 3)).reshape(-1, length, self.dim)
-        return F.window_merge(kernels.linear(out, self.proj_weight, self.proj_bias), self.window_size, height, width)
+        out = F.merge_heads(out, self.window_size, qkv.shape[1], qkv.shape[2])
+        return kernels.linear(out, self.proj_weight, self.proj_bias)
 
     def work(self, given: tuple, out: tuple, mask=None) -> list[dict]:
         """Pieces of work for `acmix_ms.analysis.complexity`."""

@@ -39,9 +39,9 @@ def dense_conv_is_cheaper(in_channels: int, channels: int, groups: int, kernel_s
     """Whether the convolution path costs less on CPU as one dense convolution than as the paper's two layers.
 
     For training: `fold.COSTS` weighs the forms that inference has. In nanoseconds for an output pixel, measured on two
-    cores forward, and forward and backward in the same ratio. A multiply-add
-    of a dense convolution costs 0.03. The group convolution, with few channels in a group, is bound by the copy of its
-    k*k * k*k * d input elements at 1.1 each; ``fc`` and the reordering after it cost 4 for each of the k*k * d.
+    cores forward, and forward and backward in the same ratio. A multiply-add of a dense convolution costs 0.03. The
+    group convolution, with few channels in a group, is bound by the copy of its k*k * k*k * d input elements at 1.1
+    each; ``fc`` and the reordering after it cost 4 for each of the k*k * d.
     """
     taps = kernel_size * kernel_size
     dense = 0.03 * taps * in_channels * channels
@@ -70,6 +70,24 @@ def swap_back(x: Tensor) -> Tensor:
         identity = ops.tile(ops.eye(short, short, ms.float32).reshape(1, short, short), (x.shape[0], 1, 1))
         return ops.BatchMatMul(False, True)(identity, x)
     return ops.transpose(x, (0, 2, 1))
+
+
+class _PermuteRows(nn.Cell):
+    """A gather whose gradient is a gather as well, because nothing is taken twice."""
+
+    def construct(self, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+        return ops.gather(x, order, 1)
+
+    def bprop(self, x: Tensor, order: Tensor, inverse: Tensor, out, dout):
+        return ops.gather(dout, inverse, 1), ops.zeros_like(order), ops.zeros_like(inverse)
+
+
+def permute_rows(x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+    """Rows of (B, R, d) in another order: out[:, i] = x[:, order[i]]; ``inverse`` undoes it.
+
+    For moves of whole rows that would take several transpositions.
+    """
+    return _PermuteRows()(x, order, inverse)
 
 
 # ----------------------------------------------------------------------------------------------------------- biases

@@ -76,22 +76,16 @@ class WindowACmix(TwoPaths):
         """x (B, H, W, C), mask (nW, L, L) added to the logits or None -> (B, H, W, C)."""
         height, width = x.shape[1], x.shape[2]
         F.check_window(height, width, self.window_size)
+        qkv = self.project(x)  # (B, H, W, 3C)
         if self.mix == "attention":
-            return self.proj_drop(self.attention_of(x, mask))
+            return self.proj_drop(self.attention_path(qkv, mask))
         if self.prefers_dense(x, self.dim, self.dim):
             conv = self.dense_window_conv_path(x)
-            return self.proj_drop(conv if self.mix == "conv" else self.sum_paths(self.attention_of(x, mask), conv))
-        qkv = self.project(x)  # (B, H, W, 3C)
-        conv = self.window_conv_path(qkv)
+        else:
+            conv = self.window_conv_path(qkv)
         if self.mix == "conv":
             return self.proj_drop(conv)
-        attention = self.attention_path(F.window_partition(qkv, self.window_size), mask, height, width)
-        return self.proj_drop(self.sum_paths(attention, conv))
-
-    def attention_of(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """The attention path where nobody else needs the projection: windows are cut from x, a third of it."""
-        windows = F.window_partition(x, self.window_size)  # (B*nW, L, C)
-        return self.attention_path(self.project(windows), mask, x.shape[1], x.shape[2])
+        return self.proj_drop(self.sum_paths(self.attention_path(qkv, mask), conv))
 
     def dense_window_conv_path(self, x: Tensor) -> Tensor:
         """`window_conv_path` of the projection of x as one dense convolution: (B, H, W, C) -> (B, H, W, C)."""
@@ -106,17 +100,14 @@ class WindowACmix(TwoPaths):
         """(B, H, W, 3C) -> (B, H, W, C): neighbours across window borders count."""
         return ops.transpose(self.conv_path(ops.transpose(qkv, (0, 3, 1, 2))), (0, 2, 3, 1))
 
-    def attention_path(self, qkv: Tensor, mask: Tensor | None, height: int, width: int) -> Tensor:
-        """Windows (B*nW, L, 3C) -> (B, H, W, C)."""
+    def attention_path(self, qkv: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, H, W, 3C) -> (B, H, W, C)."""
         heads, dim = self.num_heads, self.dim // self.num_heads
-        qkv = qkv.reshape(-1, self.length, 3 * heads, dim)
-        qkv = ops.transpose(qkv, (0, 2, 1, 3))  # (B*nW, 3N, L, d)
-        q, k, v = ops.split(qkv, heads, 1)  # (B*nW, N, L, d)
+        q, k, v = ops.split(F.window_heads(qkv, 3 * heads, self.window_size), heads, 1)  # (B*nW, N, L, d)
         logits = F.window_logits(q * dim**-0.5, k, self.position_bias(), mask)  # (B*nW, N, L, L)
         out = F.weighted_sum(logits, v, self.attn_drop)  # (B*nW, N, L, d)
-        out = ops.transpose(out, (0, 2, 1, 3)).reshape(-1, self.length, self.dim)
-        out = kernels.linear(out, self.proj.weight, self.proj.bias)
-        return F.window_merge(out, self.window_size, height, width)
+        out = F.merge_heads(out, self.window_size, qkv.shape[1], qkv.shape[2])
+        return kernels.linear(out, self.proj.weight, self.proj.bias)
 
     def position_bias(self) -> Tensor:
         """(N, L, L) bias from the table."""
