@@ -35,7 +35,7 @@ class Spec:
     Attributes:
         model: name in the zoo (also for the official code); empty for the matrix product.
         form: ``"infer"`` (the net as trained, in graph mode), ``"deploy"`` (fused for inference), ``"mindir"``
-            (exported, loaded again) or ``"train"`` (forward, backward, AdamW).
+            (fused, exported, loaded again) or ``"train"`` (forward, backward, AdamW).
         source: ``"ours"``, ``"official"`` (the authors' PyTorch code, eager), ``"compiled"`` (the same under
             torch.compile), ``"mindcv"`` or ``"gemm"`` (one large float32 matrix product by MindSpore).
         batch, image_size: of the input (batch, 3, image_size, image_size).

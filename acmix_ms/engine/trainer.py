@@ -18,7 +18,6 @@ from acmix_ms.engine.evaluation import build_predictor, compiled, evaluate
 from acmix_ms.engine.logger import EpochLog, Progress
 from acmix_ms.engine.optim import build_optimizer, learning_rate, optimizer_state, set_learning_rate
 from acmix_ms.errors import UserError
-from acmix_ms.ops.base import recompute_operators
 
 
 class Trainer:
@@ -43,8 +42,6 @@ class Trainer:
 
         self.optimizer = build_optimizer(net, config.optim)
         self.scaler = precision.build_scaler(config.train.precision)
-        if config.train.recompute:
-            recompute_operators(net)
         self.model = precision.cast(net, config.train.precision)  # computes; self.net keeps the plain names
         if config.train.resume:
             self._resume()

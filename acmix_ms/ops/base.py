@@ -138,19 +138,3 @@ class TwoPaths(nn.Cell):
         if self.mix == "alpha_one":
             return attention + conv
         return attention + kernels.scale(conv, self.rate2 if self.mix == "learned" else 1 - self.rate1)
-
-
-def recompute_operators(net: nn.Cell) -> int:
-    """Let the backward pass compute what is inside the operators again instead of keeping it: memory for time.
-
-    Returns how many operators there are.
-
-    Raises:
-        UserError: there is none.
-    """
-    operators = [cell for _, cell in net.cells_and_names() if isinstance(cell, TwoPaths)]
-    if not operators:
-        raise UserError("train.recompute=true: this model has no ACmix operator to recompute, leave it out")
-    for cell in operators:
-        cell.recompute()
-    return len(operators)

@@ -92,7 +92,8 @@ class Ours(Job):
             from acmix_ms.deploy import exporter
 
             batch, _, size, _ = self.images.shape
-            exporter.export(net, "mindir", mindir, image_size=size, batch=batch)
+            options = {"image_size": size, "batch": batch, "reference": net}
+            exporter.export(fused(net), "mindir", mindir, **options)  # as export.py does
             return
         from acmix_ms.engine.evaluation import build_predictor
 
