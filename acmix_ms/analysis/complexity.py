@@ -104,9 +104,8 @@ def complexity(cell: nn.Cell, *input_shapes: tuple[int, ...]) -> Complexity:
     """
     items: list[Item] = []
     handles = []
-    for name, part in _counted(cell):
-        rule = _rule(part)
-        handles.append(part.register_forward_hook(_recorder(items, name, rule)))
+    for name, part in counted(cell, _rule):
+        handles.append(part.register_forward_hook(_recorder(items, name, _rule(part))))
     training = cell.training
     try:
         with runtime.pynative():
@@ -126,11 +125,11 @@ def _recorder(items: list[Item], name: str, rule: Callable) -> Callable:
     return record
 
 
-def _counted(cell: nn.Cell):
-    """(path, Cell) of every Cell that has a rule; what is inside of one is its own business."""
+def counted(cell: nn.Cell, rule_of: Callable) -> Iterable[tuple[str, nn.Cell]]:
+    """(path, Cell) of every Cell that ``rule_of`` has a rule for; what is inside of one is its own business."""
     covered: list[str] = []
     for name, part in cell.cells_and_names():
-        if _rule(part) is None or any(name.startswith(f"{outer}.") or outer == "" for outer in covered):
+        if rule_of(part) is None or any(name.startswith(f"{outer}.") or outer == "" for outer in covered):
             continue
         covered.append(name)
         yield name, part

@@ -15,6 +15,7 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from acmix_ms import runtime
+from acmix_ms.analysis.complexity import counted
 from acmix_ms.analysis.traffic import Work, passes, rule
 
 
@@ -55,7 +56,7 @@ def trace(net: nn.Cell, shape: tuple[int, ...]) -> tuple[Call, ...]:
 
         return record
 
-    handles = [part.register_forward_hook(recorder(name)) for name, part in _counted(net)]
+    handles = [part.register_forward_hook(recorder(name)) for name, part in counted(net, rule)]
     training = net.training
     image = Tensor(np.zeros((1, *shape[1:]), np.float32))
     note(image)
@@ -80,13 +81,3 @@ def work(calls: Iterable[Call], batch: int) -> list[Work]:
             pieces = [passes("between", 2 * prod(given)), *pieces]
         found += [replace(piece, name=call.name) for piece in pieces]
     return found
-
-
-def _counted(net: nn.Cell) -> Iterable[tuple[str, nn.Cell]]:
-    """(path, Cell) of every Cell that has a rule; what is inside of one is its own business."""
-    covered: list[str] = []
-    for name, part in net.cells_and_names():
-        if rule(part) is None or any(name.startswith(f"{outer}.") or outer == "" for outer in covered):
-            continue
-        covered.append(name)
-        yield name, part

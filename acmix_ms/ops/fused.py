@@ -137,6 +137,29 @@ def conv_path(
     return ConvPath(form, kernel, dim, border=border, order=order, **common)
 
 
+def projections(cell) -> tuple[np.ndarray, np.ndarray]:
+    """Weight (rows, Cin) and bias (rows,) of q, k and v, one below the other, of an operator on maps."""
+    parts = (cell.conv1, cell.conv2, cell.conv3)
+    return np.concatenate([array(p.weight)[:, :, 0, 0] for p in parts]), np.concatenate([array(p.bias) for p in parts])
+
+
+def map_form(cell, costs: Costs) -> str:
+    """Which of `fold.FORMS` an operator on maps gets. Without a convolution path only the attention reads the
+    projections, as beside a dense one.
+    """
+    if cell.mix == "attention":
+        return "dense"
+    return fold.cheapest_form(
+        costs,
+        in_channels=cell.in_channels,
+        channels=cell.out_channels,
+        num_heads=cell.num_heads,
+        kernel_size=cell.conv_kernel_size,
+        stride=cell.stride,
+        shared=cell.mix != "conv",
+    )
+
+
 class FusedACmix(nn.Cell):
     """Deploy form of `ACmix`, with a BatchNorm that follows it: (B, Cin, H, W) -> (B, C, Ho, Wo).
 
@@ -154,20 +177,8 @@ class FusedACmix(nn.Cell):
         self.has_attention, self.has_conv = cell.mix != "conv", cell.mix != "attention"
         alpha, beta = fold.rates(cell)
         scale, shift = fold.affine(norm, channels)
-        projections = (cell.conv1, cell.conv2, cell.conv3)
-        weight = np.concatenate([array(part.weight)[:, :, 0, 0] for part in projections])  # (3C, Cin)
-        bias = np.concatenate([array(part.bias) for part in projections])
-        form = "dense"  # without a convolution path only the attention reads the projections
-        if self.has_conv:
-            form = fold.cheapest_form(
-                costs,
-                in_channels=cell.in_channels,
-                channels=channels,
-                num_heads=cell.num_heads,
-                kernel_size=cell.conv_kernel_size,
-                stride=cell.stride,
-                shared=self.has_attention,
-            )
+        weight, bias = projections(cell)  # (3C, Cin), (3C,)
+        form = map_form(cell, costs)
         # The other forms read q, k, v as they are, so that what belongs to the attention alone comes after it.
         self.own_projection = form == "dense"
         offset = shift
@@ -248,20 +259,8 @@ class FusedPatchwise(nn.Cell):
         self.has_attention, self.has_conv = cell.mix != "conv", cell.mix != "attention"
         alpha, beta = fold.rates(cell)
         scale, shift = fold.affine(norm, channels)
-        projections = (cell.conv1, cell.conv2, cell.conv3)
-        weight = np.concatenate([array(part.weight)[:, :, 0, 0] for part in projections])  # (2r + m, Cin)
-        bias = np.concatenate([array(part.bias) for part in projections])
-        form = "dense"
-        if self.has_conv:
-            form = fold.cheapest_form(
-                costs,
-                in_channels=cell.in_channels,
-                channels=channels,
-                num_heads=cell.num_heads,
-                kernel_size=cell.conv_kernel_size,
-                stride=cell.stride,
-                shared=self.has_attention,
-            )
+        weight, bias = projections(cell)  # (2r + m, Cin), (2r + m,)
+        form = map_form(cell, costs)
         self.own_projection = form == "dense"
         if self.has_conv:
             copied = np.arange(channels) // (channels // rel)  # q and k repeated to the channels of v
