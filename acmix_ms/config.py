@@ -79,6 +79,7 @@ class TrainConfig:
     resume: bool = False
     deterministic: bool = False
     precision: str = _choice("fp32", "fp32", "fp16", "mixed", "bf16")
+    recompute: bool = False  # compute the operators' insides again in the backward pass instead of keeping them
     log_every: int = _number(50, least=1)  # steps between progress lines
 
 
@@ -105,7 +106,7 @@ class Config:
 
 
 # What people type for short on the command line.
-SHORTHANDS = {"resume": "train.resume"}
+SHORTHANDS = {"resume": "train.resume", "recompute": "train.recompute"}
 
 
 def load(path: Union[str, os.PathLike], overrides: Sequence[str] = ()) -> Config:

@@ -8,7 +8,8 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import HeNormal, TruncatedNormal, Zero, initializer
 
-from acmix_ms.ops.kernels import Dense, gelu
+from acmix_ms.ops.fold import Costs, array
+from acmix_ms.ops.kernels import Dense, gelu, on_cpu
 
 
 class DropPath(nn.Cell):
@@ -56,6 +57,24 @@ class Mlp(nn.Cell):
 
     def construct(self, x: Tensor) -> Tensor:
         return self.drop(self.fc2(self.drop(gelu(self.fc1(x)))))
+
+    def fused(self, norm: None, costs: Costs) -> nn.Cell:
+        """Deploy form, for `acmix_ms.ops.fuse`: the layers take GELU's factors where it is no kernel of its own."""
+        return ScaledMlp(self) if on_cpu() else self
+
+
+class ScaledMlp(nn.Cell):
+    """Deploy form of `Mlp`: gelu(h) = (y + y * erf(y)) / sqrt(2) with y = h / sqrt(2), both factors in the weights."""
+
+    def __init__(self, mlp: Mlp):
+        super().__init__()
+        self.fc1, self.fc2 = mlp.fc1, mlp.fc2
+        for value in (self.fc1.weight, self.fc1.bias, self.fc2.weight):
+            value.set_data(Tensor((array(value) * 0.5**0.5).astype(np.float32)))
+
+    def construct(self, x: Tensor) -> Tensor:
+        y = self.fc1(x)
+        return self.fc2(y + y * ops.erf(y))
 
 
 def init_convnet(net: nn.Cell) -> None:

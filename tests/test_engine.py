@@ -23,6 +23,7 @@ from acmix_ms.engine.metrics import Accuracy, label_rank
 from acmix_ms.engine.optim import build_optimizer, learning_rate, parameter_groups, set_learning_rate
 from acmix_ms.engine.trainer import Trainer
 from acmix_ms.errors import UserError
+from models import create_model
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -185,6 +186,23 @@ def test_overflow_skips_the_step_and_lowers_the_scale(tmp_path):
 def test_bf16_on_cpu_is_refused(tmp_path):
     with pytest.raises(UserError, match="train.precision=bf16.*CPU"):
         make_trainer(tmp_path, train__precision="bf16")
+
+
+def test_recomputing_the_operators_changes_no_step(tmp_path):
+    losses = []
+    for recompute in (False, True):
+        runtime.start("CPU", "graph")  # the same seed
+        net = create_model("acmix_resnet_digits", num_classes=10)
+        trainer = make_trainer(tmp_path / str(recompute), net, train__recompute=recompute)
+        images, labels = next(iter(trainer.train_loader.epoch(0)))
+        step = [trainer.train_step(ms.Tensor(images[:8]), ms.Tensor(labels[:8])) for _ in range(2)]
+        losses.append([float(out[0].asnumpy()) for out in step])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+
+
+def test_recomputing_without_an_operator_is_refused(tmp_path):
+    with pytest.raises(UserError, match="train.recompute=true: this model has no ACmix operator"):
+        make_trainer(tmp_path, train__recompute=True)
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import mindspore as ms
 import numpy as np
-from mindspore import nn
-from mindspore.experimental import optim as experimental
+from mindspore import Parameter, Tensor, nn, ops
 
 from acmix_ms import runtime
 from acmix_ms.config import OptimConfig
@@ -33,32 +33,69 @@ def parameter_groups(net: nn.Cell, weight_decay: float) -> list[dict]:
     return [group for group in groups if group["params"]]
 
 
+_update = ops.MultitypeFuncGraph("adamw_update")
+
+
+@_update.register("Function", *("Tensor",) * 5, "Number", *("Tensor",) * 4)
+def _update_one(kernel, beta1, beta2, rate, eps, plain_rate, decay, weight, first, second, gradient):
+    kernel(weight, first, second, rate, beta1, beta2, eps, decay * plain_rate / rate, gradient)
+    return True  # what the kernel gives would be copied
+
+
+class AdamW(nn.Optimizer):
+    """Adam with decoupled weight decay and bias correction (Loshchilov and Hutter 2019, algorithm 2).
+
+    `nn.AdamWeightDecay` has no bias correction: its first steps are several times too long. Its kernel, one pass for
+    each parameter, does compute AdamW when rate, epsilon and decay are corrected instead of the moments::
+
+        rate' = rate * sqrt(1 - beta2^t) / (1 - beta1^t)
+        eps' = eps * sqrt(1 - beta2^t)
+        decay' = decay * rate / rate'
+
+    Args:
+        groups: dicts with ``params`` and ``weight_decay``.
+        learning_rate, betas, eps: as usual.
+    """
+
+    def __init__(self, groups: list[dict], learning_rate: float, betas: Sequence[float], eps: float):
+        super().__init__(learning_rate, groups)
+        self.decays = tuple(float(group["weight_decay"]) for group in groups for _ in group["params"])
+        self.beta1, self.beta2 = Tensor(betas[0], ms.float32), Tensor(betas[1], ms.float32)
+        self.eps = eps
+        self.steps = Parameter(Tensor(0.0, ms.float32), name="steps")
+        self.exp_avg = self.parameters.clone(prefix="exp_avg", init="zeros")
+        self.exp_avg_sq = self.parameters.clone(prefix="exp_avg_sq", init="zeros")
+        self.kernel = ops.AdamWeightDecay()
+
+    def construct(self, gradients):
+        step = ops.assign_add(self.steps, Tensor(1.0, ms.float32))
+        second = ops.sqrt(1 - ops.pow(self.beta2, step))
+        plain_rate = self.learning_rate
+        rate = plain_rate * second / (1 - ops.pow(self.beta1, step))
+        update = ops.partial(_update, self.kernel, self.beta1, self.beta2, rate, self.eps * second, plain_rate)
+        return self.map_(update, self.decays, self.parameters, self.exp_avg, self.exp_avg_sq, gradients)
+
+
 def build_optimizer(net: nn.Cell, config: OptimConfig) -> nn.Cell:
     """SGD with momentum, or AdamW; called as ``optimizer(gradients)`` in the order of ``optimizer.parameters``."""
     groups = parameter_groups(net, config.weight_decay)
     if config.name == "sgd":
         return nn.Momentum(groups, learning_rate=config.lr, momentum=config.momentum)
     if config.name == "adamw":
-        # nn.AdamWeightDecay has no bias correction: its first steps are several times too long.
-        return experimental.AdamW(groups, lr=config.lr, betas=tuple(config.betas), eps=config.eps)
+        return AdamW(groups, config.lr, config.betas, config.eps)
     raise UserError(f"optim.name={config.name!r}: {closest(config.name, ('sgd', 'adamw'))}")
 
 
 def set_learning_rate(optimizer: nn.Cell, value: float) -> None:
     """Use ``value`` from the next step on."""
-    if isinstance(optimizer, nn.Momentum):
-        rates = [optimizer.learning_rate]
-    else:
-        rates = [group["lr"] for group in optimizer.param_groups]
-    for rate in rates:
-        runtime.assign(rate, np.float32(value))
+    runtime.assign(optimizer.learning_rate, np.float32(value))
 
 
 def optimizer_state(optimizer: nn.Cell) -> dict[str, ms.Parameter]:
     """What the optimizer remembers between steps, by name."""
     weights = {id(parameter) for parameter in optimizer.parameters}
-    # Set anew in every step, or constant, or (the AMSGrad maximum) not used.
-    dispensable = ("learning_rate", "momentum", "max_exp_avg_sq.")
+    # Set anew in every step, or constant, or (MindSpore's own count of steps) not used.
+    dispensable = ("learning_rate", "momentum", "global_step")
     return {
         name: parameter
         for name, parameter in optimizer.parameters_dict().items()

@@ -18,6 +18,7 @@ from acmix_ms.engine.evaluation import build_predictor, compiled, evaluate
 from acmix_ms.engine.logger import EpochLog, Progress
 from acmix_ms.engine.optim import build_optimizer, learning_rate, optimizer_state, set_learning_rate
 from acmix_ms.errors import UserError
+from acmix_ms.ops.base import recompute_operators
 
 
 class Trainer:
@@ -42,6 +43,8 @@ class Trainer:
 
         self.optimizer = build_optimizer(net, config.optim)
         self.scaler = precision.build_scaler(config.train.precision)
+        if config.train.recompute:
+            recompute_operators(net)
         self.model = precision.cast(net, config.train.precision)  # computes; self.net keeps the plain names
         if config.train.resume:
             self._resume()
@@ -126,9 +129,14 @@ class Trainer:
             )
 
     def _build_train_step(self):
-        """``(images, labels) -> (loss, gradients finite)``; updates weights and optimizer where they are finite."""
+        """``(images, labels) -> (loss, gradients finite)``, and the update.
+
+        In 16 bits overflows are normal: weights and optimizer then stay as they are. In float32 they end the training
+        (`_stop_if_lost`), and the update goes without a condition, which would copy every weight and moment.
+        """
         model, optimizer, scaler = self.model, self.optimizer, self.scaler
         smoothing, clip_norm = self.config.optim.label_smoothing, self.config.optim.clip_norm
+        scaled = self.config.train.precision != "fp32"
 
         def forward(images, labels):
             logits = model(images).astype(ms.float32)
@@ -137,14 +145,21 @@ class Trainer:
 
         gradients_of = ms.value_and_grad(forward, None, optimizer.parameters, has_aux=True)
 
+        def update(gradients):
+            if clip_norm > 0:
+                gradients = ops.clip_by_global_norm(gradients, clip_norm)
+            optimizer(gradients)
+
         def train_step(images, labels):
             (_, loss), gradients = gradients_of(images, labels)
+            if not scaled:
+                finite = precision.all_finite(gradients)
+                update(gradients)
+                return loss, finite
             gradients = scaler.unscale(gradients)
-            finite = ms.amp.all_finite(gradients)
+            finite = precision.all_finite(gradients)
             if finite:
-                if clip_norm > 0:
-                    gradients = ops.clip_by_global_norm(gradients, clip_norm)
-                optimizer(gradients)
+                update(gradients)
             scaler.adjust(finite)
             return loss, finite
 

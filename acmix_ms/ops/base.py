@@ -115,7 +115,7 @@ class TwoPaths(nn.Cell):
         padding = self.dilation * (self.conv_kernel_size // 2)
         y = ops.conv2d(x, kernel, None, self.stride, "pad", padding, self.dilation)
         ones = ops.ones((1, 1, x.shape[2], x.shape[3]), x.dtype)
-        return kernels.add_rows(y, ops.conv2d(ones, offset, None, self.stride, "pad", padding, self.dilation)[0])
+        return kernels.add_rows(y, ops.conv2d(ones, offset, None, self.stride, "pad", padding, self.dilation))
 
     def prefers_dense(self, x: Tensor, in_channels: int, channels: int) -> bool:
         """Whether `dense_conv_path` is the cheaper form here. Slices and additions have no weights to merge."""
@@ -138,3 +138,19 @@ class TwoPaths(nn.Cell):
         if self.mix == "alpha_one":
             return attention + conv
         return attention + kernels.scale(conv, self.rate2 if self.mix == "learned" else 1 - self.rate1)
+
+
+def recompute_operators(net: nn.Cell) -> int:
+    """Let the backward pass compute what is inside the operators again instead of keeping it: memory for time.
+
+    Returns how many operators there are.
+
+    Raises:
+        UserError: there is none.
+    """
+    operators = [cell for _, cell in net.cells_and_names() if isinstance(cell, TwoPaths)]
+    if not operators:
+        raise UserError("train.recompute=true: this model has no ACmix operator to recompute, leave it out")
+    for cell in operators:
+        cell.recompute()
+    return len(operators)

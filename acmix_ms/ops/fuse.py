@@ -35,8 +35,8 @@ def fuse(net: nn.Cell, backend: str | None = None) -> nn.Cell:
         backend: ``"Ascend"`` or ``"CPU"``, whose costs count (`fold.COSTS`); None for the current one.
 
     Returns:
-        A new Cell with parameters of its own, frozen where they are folded. Parts that nothing is known about are
-        copied; a fused net is only copied.
+        A new Cell with parameters of its own, frozen where they are folded, for the kernels of this device unless it is
+        called in `kernels.native`. Parts that nothing is known about are copied; a fused net is only copied.
     """
     costs, allowed = costs_of(backend), _file_size(net)
     for price in PRICES:

@@ -71,7 +71,7 @@ class ConvPath(nn.Cell):
             constant = F.group_shift(ones, self.border, 1, self.stride, self.dilation)  # (1, C, Ho, Wo)
             if self.has_offset:
                 constant = kernels.add_channels(constant, self.offset)
-            return kernels.add_rows(y, constant[0])
+            return kernels.add_rows(y, constant)
         return kernels.add_channels(y, self.offset) if self.has_offset else y
 
     def work(self, given: tuple, out: tuple) -> list[dict]:

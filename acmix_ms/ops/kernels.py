@@ -166,7 +166,7 @@ def scale_channels(x: Tensor, gain: Tensor) -> Tensor:
 
 
 def add_rows(x: Tensor, row: Tensor) -> Tensor:
-    """x (..., *s) + row (*s), in the dtype of x."""
+    """x (..., *s) + row (*s) or (1, *s), in the dtype of x."""
     row = row.astype(x.dtype)
     if on_cpu():
         return ops.BiasAdd()(x.reshape(-1, row.size), row.reshape(-1)).reshape(x.shape)

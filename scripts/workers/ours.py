@@ -90,10 +90,13 @@ class Ours(Job):
             net = fused(net)
         if form == "export":
             from acmix_ms.deploy import exporter
+            from acmix_ms.ops import kernels
 
             batch, _, size, _ = self.images.shape
             options = {"image_size": size, "batch": batch, "reference": net}
-            exporter.export(fused(net), "mindir", mindir, **options)  # as export.py does
+            with kernels.native():  # as export.py does
+                deployed = fused(net)
+            exporter.export(deployed, "mindir", mindir, **options)
             return
         from acmix_ms.engine.evaluation import build_predictor
 
