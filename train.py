@@ -22,6 +22,11 @@ def train(cfg: config.Config) -> dict:
     if cfg.model.init_checkpoint:
         run_dir.require_checkpoint(cfg.model.init_checkpoint)
     run_dir.prepare(cfg.run_dir, resume=cfg.train.resume)
+    with run_dir.locked(cfg.run_dir):
+        return _train(cfg)
+
+
+def _train(cfg: config.Config) -> dict:
     device = runtime.start(cfg.runtime.device, cfg.runtime.mode, cfg.seed, cfg.train.deterministic, cfg.runtime.threads)
 
     from acmix_ms.data import create_loader  # MindSpore takes seconds to import: after what may be wrong before it

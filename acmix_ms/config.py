@@ -81,6 +81,9 @@ class TrainConfig:
     precision: str = _choice("fp32", "fp32", "fp16", "mixed", "bf16")
     recompute: bool = False  # compute the operators' insides again in the backward pass instead of keeping them
     log_every: int = _number(50, least=1)  # steps between progress lines
+    save_every_steps: int = _number(0, least=0)  # save within epochs too; 0: at their ends only
+    keep_checkpoints: int = _number(2, least=1)  # newest training states kept; a damaged one leaves the one before
+    allow_changes: bool = False  # resume although the configuration differs from that of the checkpoint
 
 
 @dataclass
@@ -104,6 +107,13 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
+
+# What may differ between a run and its continuation without a word: it changes no step.
+FREE_TO_CHANGE = (
+    *("run_dir", "model.init_checkpoint", "data.path", "data.workers", "runtime.device", "runtime.threads"),
+    *("train.resume", "train.recompute", "train.log_every", "train.save_every_steps", "train.keep_checkpoints"),
+    "train.allow_changes",
+)
 
 # What people type for short on the command line.
 SHORTHANDS = {"resume": "train.resume", "recompute": "train.recompute"}
@@ -149,6 +159,24 @@ def dump(config: Config, path: Union[str, os.PathLike]) -> None:
 def to_yaml(config: Config) -> str:
     """The whole configuration as YAML text."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def differences(before: str, config: Config) -> list[str]:
+    """What a run with ``config`` would do otherwise than one with ``before``, YAML text: ``["optim.lr: 0.1 -> 0.2"]``.
+
+    Keys that one of the two does not have count as well.
+    """
+    old, new = (_flat(OmegaConf.create(text)) for text in (before, to_yaml(config)))
+    keys = [key for key in {**old, **new} if key not in FREE_TO_CHANGE and old.get(key) != new.get(key)]
+    return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in keys]
+
+
+def _flat(values: DictConfig, prefix: str = "") -> dict[str, Any]:
+    """Nested values under dotted keys."""
+    found = {}
+    for key, value in values.items():
+        found.update(_flat(value, f"{prefix}{key}.") if isinstance(value, DictConfig) else {f"{prefix}{key}": value})
+    return found
 
 
 def _read(path: Path, parents: tuple[Path, ...]) -> DictConfig:

@@ -39,10 +39,10 @@ def train(run_dir: Path, optimizer: str, precision: str, *, resume: bool = False
     if kill_after is not None:
         train_epoch = trainer._train_epoch
 
-        def stopping(epoch, progress):
+        def stopping(epoch, *rest):
             if epoch == kill_after:
                 raise Killed
-            return train_epoch(epoch, progress)
+            return train_epoch(epoch, *rest)
 
         trainer._train_epoch = stopping
     try:

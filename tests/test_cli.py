@@ -52,7 +52,8 @@ def test_train_resume_evaluate_export(run_cli):
     trained = run_cli("train.py", *common)
     assert trained.code == 0, trained.stderr
     assert "epoch 2/2  validation: loss" in trained.stdout
-    assert sorted(p.name for p in run.iterdir()) == ["best.ckpt", "config.yaml", "curves.png", "last.ckpt", "log.csv"]
+    names = [".lock", "best.ckpt", "config.yaml", "curves.png", "last.ckpt", "log.csv"]
+    assert sorted(p.name for p in run.iterdir()) == [*names, "step-00000011.ckpt", "step-00000022.ckpt"]
     assert "best.ckpt" in trained.stdout.splitlines()[-1]
 
     before = tree(run)
@@ -60,7 +61,9 @@ def test_train_resume_evaluate_export(run_cli):
     assert_one_line(again, "last.ckpt", "train.resume=true", "another run_dir")
     assert tree(run) == before
 
-    resumed = run_cli("train.py", *common, "resume=true", "optim.epochs=3")
+    longer = (*common, "resume=true", "optim.epochs=3")
+    assert_one_line(run_cli("train.py", *longer), "optim.epochs: 2 -> 3", "train.allow_changes=true")
+    resumed = run_cli("train.py", *longer, "train.allow_changes=true")
     assert resumed.code == 0, resumed.stderr
     assert "2 epochs done" in resumed.stdout
     assert "epoch 3/3" in resumed.stdout

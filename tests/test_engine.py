@@ -143,7 +143,10 @@ def test_training_learns_logs_and_saves(tmp_path, mode, capsys):
         "curves.png",
         "last.ckpt",
         "log.csv",
+        "step-00000011.ckpt",
+        "step-00000022.ckpt",
     ]
+    assert (tmp_path / "last.ckpt").samefile(tmp_path / "step-00000022.ckpt")
     output = capsys.readouterr().out
     assert "epoch 2/2  step 11/11  loss" in output
     assert "ETA 0:00:00" in output
@@ -194,6 +197,7 @@ def test_recomputing_the_operators_changes_no_step(tmp_path):
         runtime.start("CPU", "graph")  # the same seed
         net = create_model("acmix_resnet_digits", num_classes=10)
         trainer = make_trainer(tmp_path / str(recompute), net, train__recompute=recompute)
+        trainer.model.set_train(True)
         images, labels = next(iter(trainer.train_loader.epoch(0)))
         step = [trainer.train_step(ms.Tensor(images[:8]), ms.Tensor(labels[:8])) for _ in range(2)]
         losses.append([float(out[0].asnumpy()) for out in step])
@@ -212,8 +216,8 @@ def test_lost_training_stops_with_step_and_rate_and_keeps_the_checkpoint(tmp_pat
     trainer = make_trainer(tmp_path)
     real = trainer.train_loader.epoch
 
-    def poisoned(epoch):
-        for i, (images, labels) in enumerate(real(epoch)):
+    def poisoned(epoch, start):
+        for i, (images, labels) in enumerate(real(epoch, start)):
             if (epoch, i) == (1, 3):
                 if broken == "weight":
                     runtime.assign(trainer.net.fc.bias, np.full(10, np.nan, np.float32))
@@ -248,12 +252,21 @@ def _with_root():
 
 def test_resume_refuses_what_cannot_go_on(tmp_path):
     make_trainer(tmp_path, optim__epochs=1).fit()
+    same = {"optim__epochs": 1, "train__resume": True}
+    with pytest.raises(UserError, match="optim.name: sgd -> adamw; optim.lr: 0.05 -> 0.01.*train.allow_changes=true"):
+        make_trainer(tmp_path, **same, optim__name="adamw", optim__lr=0.01)
     with pytest.raises(UserError, match="another optim.name"):
-        make_trainer(tmp_path, train__resume=True, optim__name="adamw")
-    with pytest.raises(UserError, match="11 steps per epoch, now there are 22"):
-        make_trainer(tmp_path, train__resume=True, data__batch_size=64)
+        make_trainer(tmp_path, **same, optim__name="adamw", train__allow_changes=True)
+    with pytest.raises(UserError, match="data.batch_size: 128 -> 64"):
+        make_trainer(tmp_path, **same, data__batch_size=64)
+    with pytest.raises(UserError, match="11 steps per epoch of 128 images, now there are 22 of 64"):
+        make_trainer(tmp_path, **same, data__batch_size=64, train__allow_changes=True)
     with pytest.raises(UserError, match="architecture"):
-        make_trainer(tmp_path, TinyNet(width=24), train__resume=True)
+        make_trainer(tmp_path, TinyNet(width=24), **same)
+    trainer = make_trainer(tmp_path, **same, train__log_every=7, data__workers=1)  # what changes no step may change
+    assert trainer.epoch == 1
+    more = make_trainer(tmp_path, train__resume=True, optim__epochs=3, train__allow_changes=True)
+    assert more.epoch == 1
 
 
 def test_resume_without_a_checkpoint_says_so_and_starts(tmp_path, capsys):
@@ -267,7 +280,8 @@ def test_rows_of_epochs_that_no_checkpoint_has_are_dropped(tmp_path):
     saved = checkpoint.read(tmp_path / "last.ckpt")
     # as if the process had died after the second row and before the second checkpoint
     meta = {key: value for key, value in saved.meta.items() if key not in ("checksum", "format_version")}
-    checkpoint.save(tmp_path / "last.ckpt", saved.weights, saved.state, {**meta, "epoch": 1})
+    (tmp_path / "step-00000022.ckpt").unlink()
+    checkpoint.save_state(tmp_path, saved.weights, saved.state, {**meta, "epoch": 1, "step": 11}, keep=2)
     make_trainer(tmp_path, train__resume=True).fit()
     rows = list(csv.DictReader(open(tmp_path / "log.csv")))
     assert [row["epoch"] for row in rows] == ["1", "2"]

@@ -153,7 +153,12 @@ def test_features(name):
     assert not [p.name for p in net.get_parameters() if p.name.startswith(("fc.", "head."))]
 
 
-@pytest.mark.parametrize("name", list_models())
+# Deeper members of a family export the same operators more often.
+DEEPER = r"^((acmix_|sasa_)?resnet(38|50)|.*_(small|medium|large)|.*san(15|19))$"
+SHALLOWEST = [name for name in list_models() if not re.match(DEEPER, name)]
+
+
+@pytest.mark.parametrize("name", SHALLOWEST)
 def test_mindir_and_half_precision(tmp_path, name):
     net = create_model(name, num_classes=5).set_train(False)
     x = images(1, 3, 32, 32)

@@ -66,11 +66,11 @@ class DigitsLoader(Loader):
             seed=seed,
         )
 
-    def epoch(self, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield the batches of one epoch: see `Loader.epoch`."""
         # Drawn for all samples at once and looked up by sample: the same for any batch size and number of processes.
         draws = np.random.default_rng([self.seed, epoch, 1]).uniform(-1, 1, (self.num_samples, 4))
-        for indices in self.indices(epoch):
+        for indices in self.indices(epoch)[start:]:
             images = self._transform(self._images[indices], draws[indices])
             labels = np.where(indices == PADDING, PADDING, self._labels[indices])
             yield images, labels.astype(np.int32)

@@ -81,13 +81,13 @@ class ImageFolderLoader(Loader):
             seed=seed,
         )
 
-    def epoch(self, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield the batches of one epoch: see `Loader.epoch`.
 
         Raises:
             UserError: an image cannot be decoded; the message names it.
         """
-        indices = self.indices(epoch)
+        indices = self.indices(epoch)[start:]
         batches = self._read(indices[indices != PADDING], epoch)
         # Padding is always at the end, so it begins in the last batch read and fills the ones after it.
         for _ in indices:

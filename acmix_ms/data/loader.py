@@ -74,8 +74,11 @@ class Loader:
             size=self.size,
         )
 
-    def epoch(self, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield (images (B, 3, H, W) float32, labels (B,) int32) of one epoch; a label of -1 marks padding."""
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield (images (B, 3, H, W) float32, labels (B,) int32) of one epoch; a label of -1 marks padding.
+
+        The first ``start`` batches are left out, and the others are what they would have been.
+        """
         raise NotImplementedError
 
     def require_classes(self, wanted: int | None) -> int:

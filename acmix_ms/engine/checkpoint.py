@@ -24,6 +24,7 @@ import safetensors.numpy
 from mindspore import nn
 
 from acmix_ms import runtime
+from acmix_ms.engine import run_dir
 from acmix_ms.engine.run_dir import require_checkpoint
 from acmix_ms.errors import UserError
 
@@ -76,6 +77,57 @@ def save(path: str | os.PathLike, weights: Mapping, state: Mapping | None = None
         raise UserError(
             f"checkpoint {path} cannot be written: {error.strerror}; the earlier file is untouched"
         ) from error
+
+
+def save_state(folder: Path, weights: Mapping, state: Mapping, meta: Mapping, *, keep: int) -> None:
+    """Write the training state ``step-<steps>.ckpt``, which is ``last.ckpt`` from then on; the ``keep`` newest stay.
+
+    Args:
+        folder: of the run.
+        weights, state: see `save`.
+        meta: with ``step``, the steps done.
+
+    Raises:
+        UserError: as `save`.
+    """
+    for leftover in folder.glob("*.partial.ckpt"):  # of a process that ended while it saved
+        leftover.unlink(missing_ok=True)
+    path, last = folder / run_dir.STATE.format(meta["step"]), folder / run_dir.LAST
+    save(path, weights, state, meta)
+    link = folder / f"{last.stem}.partial.ckpt"
+    try:
+        os.link(path, link)
+    except OSError:  # a file system without hard links
+        os.symlink(path.name, link)
+    os.replace(link, last)
+    _sync_folder(folder)
+    # By age, not by name: a run that was resumed from an earlier state goes below steps that were damaged.
+    for old in sorted(run_dir.states(folder), key=lambda found: found.stat().st_mtime_ns)[:-keep]:
+        old.unlink(missing_ok=True)
+
+
+def newest_state(folder: Path) -> tuple[Path, Checkpoint] | None:
+    """The newest training state in the folder of a run that can be read, and its file; None if there is no file.
+
+    A damaged one is reported, and the one before is taken.
+
+    Raises:
+        UserError: there are states, and all are damaged.
+    """
+    paths = run_dir.states(folder)
+    last = folder / run_dir.LAST
+    if last.exists() and not any(last.samefile(path) for path in paths):
+        paths.insert(0, last)  # put there by somebody
+    first = None
+    for path in paths:
+        try:
+            return path, read(path)
+        except UserError as error:
+            first = first or error
+            print(f"warning: {error}; trying the training state before", flush=True)
+    if first is not None:
+        raise UserError(f"no training state in {folder} can be read: {first}")
+    return None
 
 
 def read(path: str | os.PathLike) -> Checkpoint:

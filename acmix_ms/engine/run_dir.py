@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows: there a second run is not noticed
+    fcntl = None
 
 from acmix_ms.errors import UserError
 
-LAST = "last.ckpt"  # the whole training state after the newest epoch
+STATE = "step-{:08d}.ckpt"  # a whole training state, by the steps done
+LAST = "last.ckpt"  # the newest of them, under a second name
 BEST = "best.ckpt"  # the weights with the highest validation top-1
 CONFIG = "config.yaml"  # the whole configuration; serves as --config again
+LOCK = ".lock"  # held by the run that writes here
 LOG = "log.csv"  # one row per epoch
 CURVES = "curves.png"
 
@@ -22,13 +32,44 @@ def prepare(run_dir: str | os.PathLike, *, resume: bool) -> Path:
         UserError: it cannot be made or written to, or it holds an earlier run that a fresh start would overwrite.
     """
     folder = writable_folder(run_dir, "run_dir")
-    held = [name for name in (LAST, BEST) if (folder / name).exists()]
+    held = [path.name for path in (folder / LAST, folder / BEST, *states(folder)) if path.exists()]
     if held and not resume:
         raise UserError(
             f"run_dir={run_dir} already holds {held[0]} of an earlier run: "
             "continue it with train.resume=true or give another run_dir"
         )
     return folder
+
+
+@contextlib.contextmanager
+def locked(run_dir: str | os.PathLike) -> Iterator[None]:
+    """The folder of a run is this process's own; the system takes the lock back however the process ends.
+
+    Raises:
+        UserError: another run has it.
+    """
+    if fcntl is None:
+        yield
+        return
+    with open(Path(run_dir) / LOCK, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            raise UserError(
+                f"run_dir={run_dir} is in use by process {file.read().strip() or '?'}: "
+                "wait until it ends, or give another run_dir"
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def states(run_dir: str | os.PathLike) -> list[Path]:
+    """The training states in the folder of a run, newest first, by the steps done."""
+    found = Path(run_dir).glob("step-*.ckpt")
+    return sorted((path for path in found if re.fullmatch(r"step-\d+", path.stem)), reverse=True)
 
 
 def writable_folder(path: str | os.PathLike, name: str) -> Path:

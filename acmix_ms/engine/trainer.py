@@ -17,8 +17,29 @@ from acmix_ms.engine import checkpoint, precision, run_dir
 from acmix_ms.engine.evaluation import build_predictor, compiled, evaluate
 from acmix_ms.engine.logger import EpochLog, Progress
 from acmix_ms.engine.optim import build_optimizer, learning_rate, optimizer_state, set_learning_rate
+from acmix_ms.engine.signals import Stopped, StopRequest
 from acmix_ms.errors import UserError
 from acmix_ms.ops.base import recompute_operators
+
+
+@dataclasses.dataclass
+class EpochSoFar:
+    """Where a run stands within an epoch."""
+
+    steps: int = 0  # batches that are done
+    counted: int = 0  # those of them whose loss counts
+    loss_sum: float = 0.0
+
+    def add(self, loss: float, counts: bool) -> None:
+        """One more step; where its gradients were not finite, its loss does not count."""
+        self.steps += 1
+        if counts:
+            self.counted += 1
+            self.loss_sum += loss
+
+    def mean_loss(self) -> float:
+        """Of the steps that count."""
+        return self.loss_sum / max(1, self.counted)
 
 
 class Trainer:
@@ -38,7 +59,7 @@ class Trainer:
         self.net, self.config = net, config
         self.train_loader, self.val_loader = train_loader, val_loader
         self.run_dir = Path(config.run_dir)
-        self.epoch = 0  # epochs done
+        self.epoch, self.done = 0, EpochSoFar()  # epochs done, and how much of the next one
         self.best_top1 = -1.0
 
         self.optimizer = build_optimizer(net, config.optim)
@@ -59,10 +80,13 @@ class Trainer:
 
         Raises:
             UserError: the loss is not finite; checkpoints from before stay.
+            Stopped: SIGTERM or SIGINT came, and the state is saved.
         """
         config, steps = self.config, len(self.train_loader)
         # What is written is what trained; whether it was a continuation is of no use to the next one.
-        written = dataclasses.replace(config, train=dataclasses.replace(config.train, resume=False))
+        written = dataclasses.replace(
+            config, train=dataclasses.replace(config.train, resume=False, allow_changes=False)
+        )
         configuration.dump(written, self.run_dir / run_dir.CONFIG)
         log = EpochLog(self.run_dir, self.epoch)
         progress = Progress(
@@ -71,27 +95,29 @@ class Trainer:
             images_per_step=self._global_batch(),
             log_every=config.train.log_every,
         )
-        for epoch in range(self.epoch, config.optim.epochs):
-            train_loss, lr = self._train_epoch(epoch, progress)
-            progress.pause()
-            scores = evaluate(self.model, self.val_loader, self.predict)
-            self.epoch = epoch + 1
-            print(
-                f"epoch {self.epoch}/{config.optim.epochs}  validation: loss {scores['loss']:.4f}  "
-                f"top-1 {scores['top1']:.2f} %  top-5 {scores['top5']:.2f} %  ({scores['count']} images)",
-                flush=True,
-            )
-            log.add(
-                epoch=self.epoch,
-                step=self.epoch * steps,
-                train_loss=train_loss,
-                lr=lr,
-                img_per_s=progress.images_per_second,
-                val_loss=scores["loss"],
-                val_top1=scores["top1"],
-                val_top5=scores["top5"],
-            )
-            self._save(scores["top1"])
+        with StopRequest() as stop:
+            for epoch in range(self.epoch, config.optim.epochs):
+                train_loss, lr = self._train_epoch(epoch, progress, stop)
+                progress.pause()
+                scores = evaluate(self.model, self.val_loader, self._predictor(stop))
+                self.epoch, self.done = epoch + 1, EpochSoFar()
+                print(
+                    f"epoch {self.epoch}/{config.optim.epochs}  validation: loss {scores['loss']:.4f}  "
+                    f"top-1 {scores['top1']:.2f} %  top-5 {scores['top5']:.2f} %  ({scores['count']} images)",
+                    flush=True,
+                )
+                log.add(
+                    epoch=self.epoch,
+                    step=self.epoch * steps,
+                    train_loss=train_loss,
+                    lr=lr,
+                    img_per_s=progress.images_per_second,
+                    val_loss=scores["loss"],
+                    val_top1=scores["top1"],
+                    val_top5=scores["top5"],
+                )
+                self._save(scores["top1"])
+                self._stop_if_asked(stop)
         log.draw()
         return {
             "best_top1": self.best_top1,
@@ -100,22 +126,47 @@ class Trainer:
             "img_per_s": progress.images_per_second,
         }
 
-    def _train_epoch(self, epoch: int, progress: Progress) -> tuple[float, float]:
-        """One pass over the training data; returns the mean loss and the last learning rate."""
+    def _train_epoch(self, epoch: int, progress: Progress, stop: StopRequest) -> tuple[float, float]:
+        """What is left of one pass over the training data; returns the mean loss and the last learning rate."""
         self.model.set_train(True)
-        steps, skipped, losses, lr = len(self.train_loader), 0, [], 0.0
-        for i, (images, labels) in enumerate(self.train_loader.epoch(epoch)):
-            step = epoch * steps + i
-            lr = learning_rate(step, self.config.optim, steps, self._global_batch())
+        steps, save_every, done = len(self.train_loader), self.config.train.save_every_steps, self.done
+        skipped = 0
+        for images, labels in self.train_loader.epoch(epoch, done.steps):
+            step = epoch * steps + done.steps
+            lr = self._learning_rate(step)
             set_learning_rate(self.optimizer, lr)
             loss, finite = self.train_step(ms.Tensor(images), ms.Tensor(labels))
             loss, finite = float(loss.asnumpy()), bool(finite.asnumpy())
             skipped = 0 if finite else skipped + 1
             self._stop_if_lost(loss, skipped, step, lr)
-            if finite:
-                losses.append(loss)
-            progress.step(epoch + 1, i + 1, loss, lr)
-        return sum(losses) / max(1, len(losses)), lr
+            done.add(loss, finite)
+            progress.step(epoch + 1, done.steps, loss, lr)
+            if save_every and (step + 1) % save_every == 0 and done.steps < steps:
+                self._save()
+            self._stop_if_asked(stop)
+        return done.mean_loss(), self._learning_rate(epoch * steps + steps - 1)
+
+    def _learning_rate(self, step: int) -> float:
+        return learning_rate(step, self.config.optim, len(self.train_loader), self._global_batch())
+
+    def _predictor(self, stop: StopRequest):
+        def predict(images):
+            self._stop_if_asked(stop)
+            return self.predict(images)
+
+        return predict
+
+    def _stop_if_asked(self, stop: StopRequest) -> None:
+        if stop.number is None:
+            return
+        stopped = Stopped(stop.number)
+        if self.done.steps:  # else an epoch has just ended, and its state is there
+            self._save()
+        print(f"stopped by {stopped.name} after step {self._steps_done()}: go on with train.resume=true", flush=True)
+        raise stopped
+
+    def _steps_done(self) -> int:
+        return self.epoch * len(self.train_loader) + self.done.steps
 
     def _stop_if_lost(self, loss: float, skipped: int, step: int, lr: float) -> None:
         scaled = self.config.train.precision != "fp32"  # there single overflows are normal: the step is skipped
@@ -129,14 +180,13 @@ class Trainer:
             )
 
     def _build_train_step(self):
-        """``(images, labels) -> (loss, gradients finite)``, and the update.
+        """``(images, labels) -> (loss, gradients finite)``; updates weights and optimizer where they are finite.
 
-        In 16 bits overflows are normal: weights and optimizer then stay as they are. In float32 they end the training
-        (`_stop_if_lost`), and the update goes without a condition, which would copy every weight and moment.
+        The condition stands in the graph: one that has a condition runs kernel after kernel on CPU, each on all cores.
+        Without it independent kernels of the gradients run at the same time, and take twice as long.
         """
         model, optimizer, scaler = self.model, self.optimizer, self.scaler
         smoothing, clip_norm = self.config.optim.label_smoothing, self.config.optim.clip_norm
-        scaled = self.config.train.precision != "fp32"
 
         def forward(images, labels):
             logits = model(images).astype(ms.float32)
@@ -145,21 +195,14 @@ class Trainer:
 
         gradients_of = ms.value_and_grad(forward, None, optimizer.parameters, has_aux=True)
 
-        def update(gradients):
-            if clip_norm > 0:
-                gradients = ops.clip_by_global_norm(gradients, clip_norm)
-            optimizer(gradients)
-
         def train_step(images, labels):
             (_, loss), gradients = gradients_of(images, labels)
-            if not scaled:
-                finite = precision.all_finite(gradients)
-                update(gradients)
-                return loss, finite
             gradients = scaler.unscale(gradients)
             finite = precision.all_finite(gradients)
             if finite:
-                update(gradients)
+                if clip_norm > 0:
+                    gradients = ops.clip_by_global_norm(gradients, clip_norm)
+                optimizer(gradients)
             scaler.adjust(finite)
             return loss, finite
 
@@ -168,25 +211,35 @@ class Trainer:
     def _global_batch(self) -> int:
         return self.train_loader.batch_size * self.train_loader.size
 
-    def _save(self, top1: float) -> None:
-        """Write ``best.ckpt`` if this is the best so far, then ``last.ckpt``, which makes the epoch count."""
+    def _save(self, top1: float | None = None) -> None:
+        """Write the training state, after an epoch with its score ``top1`` also ``best.ckpt`` if it is the best so far.
+
+        Where that fails (a full disk), the states before stay, and the training goes on to the next attempt.
+        """
         weights = self.net.parameters_dict()
-        is_best = top1 > self.best_top1
-        self.best_top1 = max(self.best_top1, top1)
+        is_best = top1 is not None and top1 > self.best_top1
+        self.best_top1 = max(self.best_top1, top1) if is_best else self.best_top1
         meta = {
             "model": self.config.model.name,
             "num_classes": self.train_loader.num_classes,
             "class_names": self.train_loader.class_names,
             "epoch": self.epoch,
-            "step": self.epoch * len(self.train_loader),
+            "step": self._steps_done(),
+            "in_epoch": dataclasses.asdict(self.done),
             "steps_per_epoch": len(self.train_loader),
+            "global_batch": self._global_batch(),
             "top1": top1,
             "best_top1": self.best_top1,
             "config": configuration.to_yaml(self.config),
         }
-        if is_best:
-            checkpoint.save(self.run_dir / run_dir.BEST, weights, meta=meta)
-        checkpoint.save(self.run_dir / run_dir.LAST, weights, self._state(), meta)
+        try:
+            if is_best:
+                checkpoint.save(self.run_dir / run_dir.BEST, weights, meta=meta)
+            checkpoint.save_state(self.run_dir, weights, self._state(), meta, keep=self.config.train.keep_checkpoints)
+        except UserError as error:
+            if self.epoch == self.config.optim.epochs:
+                raise  # there is no later attempt
+            print(f"warning: {error}; training goes on", flush=True)
 
     def _state(self) -> dict[str, ms.Parameter]:
         """Everything beside the weights that decides how training goes on, by name."""
@@ -195,25 +248,38 @@ class Trainer:
         return state
 
     def _resume(self) -> None:
-        path = self.run_dir / run_dir.LAST
-        if not path.exists():
-            print(f"no {path} yet: training starts from the beginning", flush=True)
+        found = checkpoint.newest_state(self.run_dir)
+        if found is None:
+            print(f"no training state in {self.run_dir} yet: training starts from the beginning", flush=True)
             return
-        saved = checkpoint.read(path)
+        path, saved = found
+        self._check_resumable(saved, path)
         checkpoint.assign_weights(self.net, saved, path)
-        state = self._state()
-        if set(state) != set(saved.state) or "epoch" not in saved.meta:
-            raise UserError(
-                f"{path} was saved with another optim.name or train.precision: "
-                "resume with the same, or give another run_dir"
-            )
-        steps = saved.meta["steps_per_epoch"]
-        if steps != len(self.train_loader):
-            raise UserError(
-                f"{path} was saved with {steps} steps per epoch, now there are {len(self.train_loader)}: "
-                "resume with the same data and data.batch_size, or give another run_dir"
-            )
-        for name, parameter in state.items():
+        for name, parameter in self._state().items():
             runtime.assign(parameter, saved.state[name])
         self.epoch, self.best_top1 = saved.meta["epoch"], saved.meta["best_top1"]
-        print(f"resumed from {path}: {self.epoch} epochs done, best top-1 {self.best_top1:.2f} %", flush=True)
+        self.done = EpochSoFar(**saved.meta["in_epoch"])
+        within = f" and {self.done.steps} steps" if self.done.steps else ""
+        best = f"best top-1 {self.best_top1:.2f} %" if self.best_top1 >= 0 else "no validation yet"
+        print(f"resumed from {path}: {self.epoch} epochs{within} done, {best}", flush=True)
+
+    def _check_resumable(self, saved: checkpoint.Checkpoint, path: Path) -> None:
+        """Refuse to go on with other data, another optimizer or, unless told, any other configuration."""
+        changes = configuration.differences(saved.meta.get("config", ""), self.config)
+        if changes and not self.config.train.allow_changes:
+            raise UserError(
+                f"{path} was saved with another configuration ({'; '.join(changes)}): take the old values, "
+                "or go on with the new ones by train.allow_changes=true"
+            )
+        if set(self._state()) != set(saved.state) or "in_epoch" not in saved.meta:
+            raise UserError(
+                f"{path} was saved with another optim.name, train.precision or version: "
+                "resume with the same, or give another run_dir"
+            )
+        steps, batch = saved.meta["steps_per_epoch"], saved.meta["global_batch"]
+        if (steps, batch) != (len(self.train_loader), self._global_batch()):
+            raise UserError(
+                f"{path} was saved with {steps} steps per epoch of {batch} images, now there are "
+                f"{len(self.train_loader)} of {self._global_batch()}: resume with the same data and global batch, "
+                "or give another run_dir"
+            )

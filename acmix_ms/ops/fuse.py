@@ -101,7 +101,7 @@ def randomise(net: nn.Cell, seed: int = 0) -> nn.Cell:
             continue
         noise = rng.standard_normal(value.shape)
         if name == "moving_variance":
-            # Well above 1: else residual sums grow from block to block, and a softmax of huge logits magnifies rounding.
+            # Well above 1: else sums grow from block to block, and a softmax of huge logits magnifies rounding.
             value = 9 + 3 * np.abs(noise)
         elif value.size and value.std() > 0:  # weights keep their size, so that deep nets keep theirs
             value = value + 0.3 * value.std() * noise

@@ -81,6 +81,11 @@ class Ours(Job):
             self.step = lambda: self.forward(self.images).asnumpy()
             return
         net = self.new_net(source, model, options)
+        if form != "train" and not load:
+            # Untrained sums grow from block to block, and a softmax of huge logits magnifies rounding.
+            from acmix_ms.ops.fuse import randomise
+
+            randomise(net)
         self.exchange_weights(net, load, save)
         if form == "train":
             self.train(net, model, precision)
