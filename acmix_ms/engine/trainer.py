@@ -217,8 +217,9 @@ class Trainer:
         Where that fails (a full disk), the states before stay, and the training goes on to the next attempt.
         """
         weights = self.net.parameters_dict()
-        is_best = top1 is not None and top1 > self.best_top1
-        self.best_top1 = max(self.best_top1, top1) if is_best else self.best_top1
+        best_before = self.best_top1
+        is_best = top1 is not None and top1 > best_before
+        self.best_top1 = top1 if is_best else best_before
         meta = {
             "model": self.config.model.name,
             "num_classes": self.train_loader.num_classes,
@@ -237,6 +238,7 @@ class Trainer:
                 checkpoint.save(self.run_dir / run_dir.BEST, weights, meta=meta)
             checkpoint.save_state(self.run_dir, weights, self._state(), meta, keep=self.config.train.keep_checkpoints)
         except UserError as error:
+            self.best_top1 = best_before
             if self.epoch == self.config.optim.epochs:
                 raise  # there is no later attempt
             print(f"warning: {error}; training goes on", flush=True)
