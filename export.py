@@ -37,8 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         run_dir.require_checkpoint(args.checkpoint)
     runtime.start(cfg.runtime.device, "graph", cfg.seed)  # a MINDIR runs in graph mode only
     from acmix_ms.engine import checkpoint
-    from acmix_ms.ops import kernels
-    from acmix_ms.ops.fuse import fuse
+    from acmix_ms.ops.fuse import fuse_for_export
     from models import create_model
 
     saved = checkpoint.read(args.checkpoint) if args.checkpoint else None
@@ -49,10 +48,8 @@ def main(argv: list[str] | None = None) -> int:
     else:
         print("note: no --checkpoint, so the weights are random: good for measuring speed, not for answers")
     options = {"image_size": image_size, "batch": args.batch, "force": args.force, "reference": net}
-    with kernels.native():  # the file may run on another device than this one
-        exported = fuse(net) if args.fuse else net
     try:  # the file is compared with the net that was trained
-        print(deploy.export(exported, args.format, output, **options))
+        print(deploy.export(fuse_for_export(net) if args.fuse else net, args.format, output, **options))
     except deploy.VerificationError as error:
         print(f"error: {error}", file=sys.stderr)
         return 3

@@ -16,6 +16,7 @@ import copy
 import numpy as np
 from mindspore import Tensor, nn
 
+from acmix_ms.ops import kernels
 from acmix_ms.ops.fold import Costs, costs_of, fold_norm, foldable
 
 # Prices of a weight (`Costs.weight`): the first gives the fastest net, each further one a smaller.
@@ -47,6 +48,12 @@ def fuse(net: nn.Cell, backend: str | None = None) -> nn.Cell:
     for name, value in fused.parameters_and_names():
         value.name = name
     return fused.set_train(False)
+
+
+def fuse_for_export(net: nn.Cell) -> nn.Cell:
+    """`fuse` with every device's own operators: the file may run on another device than this one."""
+    with kernels.native():
+        return fuse(net)
 
 
 def _file_size(net: nn.Cell) -> int:

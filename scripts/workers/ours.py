@@ -80,28 +80,25 @@ class Ours(Job):
             self.forward = ms.nn.GraphCell(ms.load(mindir))
             self.step = lambda: self.forward(self.images).asnumpy()
             return
+        from acmix_ms.ops import fuse
+
         net = self.new_net(source, model, options)
         if form != "train" and not load:
             # Untrained sums grow from block to block, and a softmax of huge logits magnifies rounding.
-            from acmix_ms.ops.fuse import randomise
-
-            randomise(net)
+            fuse.randomise(net)
         self.exchange_weights(net, load, save)
         if form == "train":
             self.train(net, model, precision)
             return
         net.set_train(False)
         if form == "deploy":
-            net = fused(net)
+            net = fuse.fuse(net)
         if form == "export":
             from acmix_ms.deploy import exporter
-            from acmix_ms.ops import kernels
 
             batch, _, size, _ = self.images.shape
             options = {"image_size": size, "batch": batch, "reference": net}
-            with kernels.native():  # as export.py does
-                deployed = fused(net)
-            exporter.export(deployed, "mindir", mindir, **options)
+            exporter.export(fuse.fuse_for_export(net), "mindir", mindir, **options)  # as export.py does
             return
         from acmix_ms.engine.evaluation import build_predictor
 
@@ -173,15 +170,6 @@ class Ours(Job):
             for name, options, size in models:
                 found.append(complexity(create_model(name, **options), (1, 3, size, size)).macs())
         return {"macs": found}
-
-
-def fused(net):
-    """The deploy form."""
-    try:
-        from acmix_ms.ops.fuse import fuse
-    except ModuleNotFoundError as error:
-        raise Refusal("this version has no deploy form (acmix_ms.ops.fuse)") from error
-    return fuse(net)
 
 
 if __name__ == "__main__":
