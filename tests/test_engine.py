@@ -72,7 +72,7 @@ def test_two_steps_match_the_formula(name, mode):
     first = {name: np.zeros_like(value) for name, value in expected.items()}
     second = {name: np.zeros_like(value) for name, value in expected.items()}
     update = ms.jit(optimizer) if mode == "graph" else optimizer
-    for step, lr in enumerate((0.1, 0.03), start=1):
+    for step, lr in enumerate((0.0, 0.1, 0.03), start=1):  # a warm-up begins with 0
         gradients = [random.standard_normal(p.shape).astype(np.float32) for p in optimizer.parameters]
         set_learning_rate(optimizer, lr)
         update(tuple(ms.Tensor(gradient) for gradient in gradients))

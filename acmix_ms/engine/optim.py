@@ -37,8 +37,8 @@ _update = ops.MultitypeFuncGraph("adamw_update")
 
 
 @_update.register("Function", *("Tensor",) * 5, "Number", *("Tensor",) * 4)
-def _update_one(kernel, beta1, beta2, rate, eps, plain_rate, decay, weight, first, second, gradient):
-    kernel(weight, first, second, rate, beta1, beta2, eps, decay * plain_rate / rate, gradient)
+def _update_one(kernel, beta1, beta2, rate, eps, stretch, decay, weight, first, second, gradient):
+    kernel(weight, first, second, rate, beta1, beta2, eps, decay * stretch, gradient)
     return True  # what the kernel gives would be copied
 
 
@@ -70,9 +70,9 @@ class AdamW(nn.Optimizer):
     def construct(self, gradients):
         step = ops.assign_add(self.steps, Tensor(1.0, ms.float32))
         second = ops.sqrt(1 - ops.pow(self.beta2, step))
-        plain_rate = self.learning_rate
-        rate = plain_rate * second / (1 - ops.pow(self.beta1, step))
-        update = ops.partial(_update, self.kernel, self.beta1, self.beta2, rate, self.eps * second, plain_rate)
+        stretch = (1 - ops.pow(self.beta1, step)) / second  # rate / rate', which may be 0 both
+        rate = self.learning_rate / stretch
+        update = ops.partial(_update, self.kernel, self.beta1, self.beta2, rate, self.eps * second, stretch)
         return self.map_(update, self.decays, self.parameters, self.exp_avg, self.exp_avg_sq, gradients)
 
 
