@@ -1,4 +1,4 @@
-"""A net for 32x32 images that compiles in a second, to test everything around models, and a folder of images."""
+"""A net for 32x32 images that compiles in a second, to test everything around models; folders of images and of code."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from PIL import Image
 
 from models import registry
+from scripts.benchmark import OFFICIAL_FILES
 
 
 class TinyNet(nn.Cell):
@@ -66,3 +67,12 @@ def make_images(root: Path, *, classes=("cat", "dog"), train: int = 6, val: int 
                 ending = ("png", "JPEG", "jpg")[i % 3]
                 Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.{ending}")
     return root
+
+
+def official_clone(folder: Path, text: str = "") -> Path:
+    """Files where a clone of the authors' repository has its nets, each with this text."""
+    for file in OFFICIAL_FILES:
+        path = folder / file
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    return folder

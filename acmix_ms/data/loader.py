@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import numpy as np
@@ -31,7 +32,7 @@ def batch_indices(
     return padded.reshape(batches, size, batch_size)[:, rank]
 
 
-class Loader:
+class Loader(ABC):
     """Batches of one split of one dataset.
 
     Attributes:
@@ -74,12 +75,12 @@ class Loader:
             size=self.size,
         )
 
+    @abstractmethod
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (images (B, 3, H, W) float32, labels (B,) int32) of one epoch; a label of -1 marks padding.
 
         The first ``start`` batches are left out, and the others are what they would have been.
         """
-        raise NotImplementedError
 
     def require_classes(self, wanted: int | None) -> int:
         """The number of classes, which is ``wanted`` unless that is None.

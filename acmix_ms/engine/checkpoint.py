@@ -63,20 +63,12 @@ def save(path: str | os.PathLike, weights: Mapping, state: Mapping | None = None
     contents = [{"name": META, "data": ms.Tensor(header)}]
     contents += [{"name": name, "data": ms.Tensor(value)} for name, value in entries.items()]
 
-    partial = path.with_name(f"{path.stem}.partial.ckpt")
-    try:
+    with _replacing(path) as partial:
         with _quiet():
             ms.save_checkpoint(contents, str(partial))
         partial.chmod(0o644)  # MindSpore leaves 0400, which would forbid the owner to replace or remove it elsewhere
         with open(partial, "rb+") as file:
             os.fsync(file.fileno())
-        os.replace(partial, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(
-            f"checkpoint {path} cannot be written: {error.strerror}; the earlier file is untouched"
-        ) from error
 
 
 def save_state(folder: Path, weights: Mapping, state: Mapping, meta: Mapping, *, keep: int) -> None:
@@ -94,13 +86,11 @@ def save_state(folder: Path, weights: Mapping, state: Mapping, meta: Mapping, *,
         leftover.unlink(missing_ok=True)
     path, last = folder / run_dir.STATE.format(meta["step"]), folder / run_dir.LAST
     save(path, weights, state, meta)
-    link = folder / f"{last.stem}.partial.ckpt"
-    try:
-        os.link(path, link)
-    except OSError:  # a file system without hard links
-        os.symlink(path.name, link)
-    os.replace(link, last)
-    _sync_folder(folder)
+    with _replacing(last) as link:
+        try:
+            os.link(path, link)
+        except OSError:  # a file system without hard links
+            os.symlink(path.name, link)
     # By age, not by name: a run that was resumed from an earlier state goes below steps that were damaged.
     for old in sorted(run_dir.states(folder), key=lambda found: found.stat().st_mtime_ns)[:-keep]:
         old.unlink(missing_ok=True)
@@ -306,6 +296,25 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """The name to write under: what stands there takes the place of ``path`` when the block has ended without error.
+
+    Raises:
+        UserError: the system refuses; ``path`` is untouched.
+    """
+    partial = path.with_name(f"{path.stem}.partial.ckpt")
+    try:
+        yield partial
+        os.replace(partial, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(
+            f"checkpoint {path} cannot be written: {error.strerror}; the earlier file is untouched"
+        ) from error
 
 
 def _sync_folder(folder: Path) -> None:

@@ -8,8 +8,8 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import HeUniform, initializer
 
 from acmix_ms.errors import UserError
+from acmix_ms.ops import fold, kernels
 from acmix_ms.ops import functional as F
-from acmix_ms.ops import kernels
 
 SHIFTS = ("tensor", "fixed", "random", "learned")
 MIXES = ("attention", "conv", "sum", "alpha_one", "alpha", "learned")
@@ -122,7 +122,7 @@ class TwoPaths(nn.Cell):
         if not kernels.on_cpu() or x.dtype != ms.float32 or self.shift == "tensor":
             return False
         groups = channels // self.num_heads
-        return kernels.dense_conv_is_cheaper(in_channels, channels, groups, self.conv_kernel_size, self.stride)
+        return fold.dense_conv_is_cheaper(in_channels, channels, groups, self.conv_kernel_size, self.stride)
 
     def shift_and_sum(self, f: Tensor) -> Tensor:
         """(B, d*k*k, H, W) -> (B, C, Ho, Wo)."""

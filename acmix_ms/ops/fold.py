@@ -205,3 +205,28 @@ def cheapest_form(
     grouped += costs.weight * taps * 3 * num_heads * channels
     factored += costs.weight * taps * (taps * channels + 3 * num_heads)
     return min(zip((dense, grouped, factored), FORMS))[1]
+
+
+def form_of(cell, costs: Costs, in_channels: int, channels: int, **more) -> str:
+    """`cheapest_form` of an operator that reads ``in_channels`` and gives ``channels``; ``more``: see there.
+
+    Without a convolution path only the attention reads the projections, as beside a dense one.
+    """
+    if cell.mix == "attention":
+        return "dense"
+    common = {"num_heads": cell.num_heads, "kernel_size": cell.conv_kernel_size, "shared": cell.mix != "conv"}
+    return cheapest_form(costs, in_channels=in_channels, channels=channels, **common, **more)
+
+
+def dense_conv_is_cheaper(in_channels: int, channels: int, groups: int, kernel_size: int, stride: int = 1) -> bool:
+    """Whether the convolution path costs less on CPU as one dense convolution than as the paper's two layers.
+
+    For training: `COSTS` weighs the forms that inference has. In nanoseconds for an output pixel, measured on two
+    cores forward, and forward and backward in the same ratio. A multiply-add of a dense convolution costs 0.03. The
+    group convolution, with few channels in a group, is bound by the copy of its k*k * k*k * d input elements at 1.1
+    each; ``fc`` and the reordering after it cost 4 for each of the k*k * d.
+    """
+    taps = kernel_size * kernel_size
+    dense = 0.03 * taps * in_channels * channels
+    layers = 1.1 * taps * taps * groups + 4.0 * taps * groups * stride * stride
+    return dense < layers

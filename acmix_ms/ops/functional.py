@@ -121,6 +121,16 @@ def weighted_sum(logits: Tensor, v: Tensor, dropout) -> Tensor:
     return ops.BatchMatMul()(dropout(ops.softmax(logits, -1)).astype(v.dtype), v)
 
 
+def token_heads(x: Tensor, heads: int) -> Tensor:
+    """Tokens (B, L, N*d) -> (B, N, L, d)."""
+    return ops.transpose(x.reshape(-1, x.shape[1], heads, x.shape[2] // heads), (0, 2, 1, 3))
+
+
+def merge_token_heads(x: Tensor) -> Tensor:
+    """(B, N, L, d) -> tokens (B, L, N*d)."""
+    return ops.transpose(x, (0, 2, 1, 3)).reshape(-1, x.shape[2], x.shape[1] * x.shape[3])
+
+
 @ops.constexpr
 def check_window(height: int, width: int, window: tuple[int, int]) -> None:
     """Raise UserError unless the map is made of whole windows."""

@@ -143,23 +143,6 @@ def projections(cell) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([array(p.weight)[:, :, 0, 0] for p in parts]), np.concatenate([array(p.bias) for p in parts])
 
 
-def map_form(cell, costs: Costs, in_channels: int) -> str:
-    """Which of `fold.FORMS` an operator on maps gets whose dense form would read ``in_channels``. Without a convolution
-    path only the attention reads the projections, as beside a dense one.
-    """
-    if cell.mix == "attention":
-        return "dense"
-    return fold.cheapest_form(
-        costs,
-        in_channels=in_channels,
-        channels=cell.out_channels,
-        num_heads=cell.num_heads,
-        kernel_size=cell.conv_kernel_size,
-        stride=cell.stride,
-        shared=cell.mix != "conv",
-    )
-
-
 class FusedACmix(nn.Cell):
     """Deploy form of `ACmix`, with a BatchNorm that follows it: (B, Cin, H, W) -> (B, C, Ho, Wo).
 
@@ -178,7 +161,7 @@ class FusedACmix(nn.Cell):
         alpha, beta = fold.rates(cell)
         scale, shift = fold.affine(norm, channels)
         weight, bias = projections(cell)  # (3C, Cin), (3C,)
-        form = map_form(cell, costs, cell.in_channels)
+        form = fold.form_of(cell, costs, cell.in_channels, channels, stride=cell.stride)
         # The other forms read q, k, v as they are, so that what belongs to the attention alone comes after it.
         self.own_projection = form == "dense"
         offset = shift
@@ -262,7 +245,8 @@ class FusedPatchwise(nn.Cell):
         weight, bias = projections(cell)  # (2r + m, Cin), (2r + m,)
         # A dense convolution reads the projections where they are fewer than what they are made from.
         reads_maps = cell.mix not in ("attention", "conv") and len(weight) < cell.in_channels
-        form = map_form(cell, costs, len(weight) if reads_maps else cell.in_channels)
+        given = len(weight) if reads_maps else cell.in_channels
+        form = fold.form_of(cell, costs, given, channels, stride=cell.stride)
         self.own_projection = form == "dense" and not reads_maps
         if self.has_conv:
             copied = np.arange(channels) // (channels // rel)  # q and k repeated to the channels of v

@@ -28,25 +28,13 @@ def _projections(cell: nn.Cell, *layers: nn.Dense) -> tuple[np.ndarray, np.ndarr
 class _FusedTokens(nn.Cell):
     """What both forms share: which form the convolution path has, and the scaled projection behind the attention."""
 
-    def __init__(self, cell, costs: Costs, shared: bool, sr_ratio: int = 1):
+    def __init__(self, cell, costs: Costs, sr_ratio: int = 1):
         super().__init__()
         self.dim, self.num_heads = cell.dim, cell.num_heads
         self.has_attention, self.has_conv = cell.mix != "conv", cell.mix != "attention"
         self.alpha, self.beta = fold.rates(cell)
-        form = "dense"
-        if self.has_conv:
-            form = fold.cheapest_form(
-                costs,
-                in_channels=cell.dim,
-                channels=cell.dim,
-                num_heads=cell.num_heads,
-                kernel_size=cell.conv_kernel_size,
-                shared=shared,
-                sr_ratio=sr_ratio,
-                channels_last=True,
-            )
-        self.form = form
-        self.own_projection = form == "dense"  # whether the attention alone reads q, k and v
+        self.form = fold.form_of(cell, costs, cell.dim, cell.dim, sr_ratio=sr_ratio, channels_last=True)
+        self.own_projection = self.form == "dense"  # whether the attention alone reads q, k and v
         self.projects = self.has_attention or not self.own_projection
         if self.has_attention:
             self.proj_weight = parameter(self.alpha * array(cell.proj.weight), "proj_weight")
@@ -73,7 +61,7 @@ class FusedWindowACmix(_FusedTokens):
     """
 
     def __init__(self, cell, costs: Costs):
-        super().__init__(cell, costs, shared=cell.mix != "conv")
+        super().__init__(cell, costs)
         self.window_size, self.length = cell.window_size, cell.length
         weight, bias, factors = _projections(cell, cell.qkv)
         if self.has_conv:
@@ -131,7 +119,7 @@ class FusedReductionACmix(_FusedTokens):
     """
 
     def __init__(self, cell, costs: Costs):
-        super().__init__(cell, costs, shared=cell.mix != "conv", sr_ratio=cell.sr_ratio)
+        super().__init__(cell, costs, cell.sr_ratio)
         dim, self.sr_ratio = self.dim, cell.sr_ratio
         if self.sr_ratio > 1:
             self.sr, self.norm = cell.sr, cell.norm
@@ -190,15 +178,12 @@ class FusedReductionACmix(_FusedTokens):
 
     def attention_path(self, q: Tensor, kv: Tensor) -> Tensor:
         """(B, L, C), (B, M, 2C) -> (B, L, C)."""
-        heads, dim = self.num_heads, self.dim // self.num_heads
-        length, keys = q.shape[1], kv.shape[1]
-        q = ops.transpose(q.reshape(-1, length, heads, dim), (0, 2, 1, 3))  # (B, N, L, d)
-        kv = ops.transpose(kv.reshape(-1, keys, 2 * heads, dim), (0, 2, 1, 3))  # (B, 2N, M, d)
-        k, v = ops.split(kv, heads, 1)
+        heads = self.num_heads
+        q = F.token_heads(q, heads)  # (B, N, L, d)
+        k, v = ops.split(F.token_heads(kv, 2 * heads), heads, 1)  # (B, N, M, d)
         logits = ops.BatchMatMul(False, True)(q, k).astype(ms.float32)  # (B, N, L, M)
         out = kernels.softmax_product(logits, v)  # (B, N, L, d)
-        out = ops.transpose(out, (0, 2, 1, 3)).reshape(-1, length, self.dim)
-        return kernels.linear(out, self.proj_weight, self.proj_bias)
+        return kernels.linear(F.merge_token_heads(out), self.proj_weight, self.proj_bias)
 
     def work(self, given: tuple, out: tuple, height: int, width: int) -> list[dict]:
         """Pieces of work for `acmix_ms.analysis.complexity`."""

@@ -35,20 +35,6 @@ def on_cpu() -> bool:
     return not _native_only and ms.get_context("device_target") == "CPU"
 
 
-def dense_conv_is_cheaper(in_channels: int, channels: int, groups: int, kernel_size: int, stride: int = 1) -> bool:
-    """Whether the convolution path costs less on CPU as one dense convolution than as the paper's two layers.
-
-    For training: `fold.COSTS` weighs the forms that inference has. In nanoseconds for an output pixel, measured on two
-    cores forward, and forward and backward in the same ratio. A multiply-add of a dense convolution costs 0.03. The
-    group convolution, with few channels in a group, is bound by the copy of its k*k * k*k * d input elements at 1.1
-    each; ``fc`` and the reordering after it cost 4 for each of the k*k * d.
-    """
-    taps = kernel_size * kernel_size
-    dense = 0.03 * taps * in_channels * channels
-    layers = 1.1 * taps * taps * groups + 4.0 * taps * groups * stride * stride
-    return dense < layers
-
-
 # ----------------------------------------------------------------------------------------------------- permutations
 def swap_last(x: Tensor) -> Tensor:
     """(R, a, b) -> (R, b, a), contiguous.

@@ -97,15 +97,12 @@ class SpatialReductionACmix(TwoPaths):
 
     def attention_path(self, q: Tensor, kv: Tensor) -> Tensor:
         """(B, L, C), (B, M, 2C) -> (B, L, C)."""
-        heads, dim = self.num_heads, self.dim // self.num_heads
-        length, keys = q.shape[1], kv.shape[1]
-        q = ops.transpose(q.reshape(-1, length, heads, dim), (0, 2, 1, 3))  # (B, N, L, d)
-        kv = ops.transpose(kv.reshape(-1, keys, 2 * heads, dim), (0, 2, 1, 3))  # (B, 2N, M, d)
-        k, v = ops.split(kv, heads, 1)
-        logits = ops.BatchMatMul(False, True)(q * dim**-0.5, k).astype(ms.float32)  # (B, N, L, M)
+        heads = self.num_heads
+        q = F.token_heads(q, heads)  # (B, N, L, d)
+        k, v = ops.split(F.token_heads(kv, 2 * heads), heads, 1)  # (B, N, M, d)
+        logits = ops.BatchMatMul(False, True)(q * (self.dim // heads) ** -0.5, k).astype(ms.float32)  # (B, N, L, M)
         out = F.weighted_sum(logits, v, self.attn_drop)  # (B, N, L, d)
-        out = ops.transpose(out, (0, 2, 1, 3)).reshape(-1, length, self.dim)
-        return kernels.linear(out, self.proj.weight, self.proj.bias)
+        return kernels.linear(F.merge_token_heads(out), self.proj.weight, self.proj.bias)
 
     def reduced_conv_path(self, q: Tensor, kv: Tensor, full: tuple[int, int], low: tuple[int, int]) -> Tensor:
         """(B, H*W, C), (B, h*w, 2C) -> (B, H*W, C): fc(cat(q, up(k), up(v))), then shift and sum."""

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 
@@ -52,7 +53,7 @@ def use_cores(count: int) -> None:
             os.sched_setaffinity(0, cores[:count])
 
 
-class Job:
+class Job(ABC):
     """What one process measures; `serve` calls its methods by name."""
 
     def __init__(self):
@@ -64,13 +65,13 @@ class Job:
         self.baseline = memory("VmRSS")
         forget_peak()
 
+    @abstractmethod
     def build(self, **spec) -> dict:
         """Make ``self.step``, which runs once and waits for the result; the answer describes it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def output(self, path: str) -> dict:
         """Write as ``.npy`` what must agree between processes: logits, or the losses of the first training steps."""
-        raise NotImplementedError
 
     def run(self, count: int) -> dict:
         """Seconds of each of ``count`` steps."""
