@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 
 import numpy as np
@@ -13,6 +14,7 @@ from tiny import make_images
 from acmix_ms.config import DataConfig
 from acmix_ms.data import create_loader
 from acmix_ms.data.digits import sample_bilinear, split_indices
+from acmix_ms.data.images import read_encoded as encoded
 from acmix_ms.data.loader import batch_indices
 from acmix_ms.errors import UserError
 
@@ -162,11 +164,57 @@ def test_wrong_folders_are_named(folder, tmp_path):
     assert "holds no class folders" in error(folder, "val")
 
 
-@pytest.mark.parametrize("content", [b"", b"no image at all" * 20], ids=["empty", "text"])
+def same(one, two):
+    assert len(one) == len(two)
+    for (images, labels), (images2, labels2) in zip(one, two):
+        assert np.array_equal(images, images2)
+        assert np.array_equal(labels, labels2)
+
+
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_unreadable_image_is_named(folder, split, content):
-    broken = folder / split / "dog" / "1.JPEG"
-    broken.write_bytes(content)
-    with pytest.raises(UserError) as raised:
-        list(create_loader(image_config(folder), split).epoch(0))
-    assert str(broken) in str(raised.value)
+@pytest.mark.parametrize("start", [0, 3, 7])
+def test_digits_start_within_an_epoch(split, start):
+    config = DataConfig(batch_size=45, mixup=0.8, cutmix=1.0, reprob=0.25)
+    whole = list(create_loader(config, split).epoch(3))
+    same(list(create_loader(config, split).epoch(3, start)), whole[start:])
+
+
+@pytest.mark.parametrize("strong", [False, True])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_folder_starts_within_an_epoch(tmp_path, monkeypatch, split, strong):
+    """Chance begins anew with each chunk, here of 2 batches: nothing before the chunk is read, it is replayed."""
+    monkeypatch.setattr("acmix_ms.data.imagefolder.CHUNK_IMAGES", 8)
+    folder = make_images(tmp_path / "images", train=12, val=12)
+    changes = {"auto_augment": "rand-m9-mstd0.5", "mixup": 0.8, "reprob": 0.25} if strong else {}
+    config = image_config(folder, workers=1, **changes)
+    whole = list(create_loader(config, split, seed=4).epoch(1))
+    assert len(whole) == 6
+    for start in range(7):
+        loader, read = create_loader(config, split, seed=4), []
+        counting = functools.partial(lambda read, path: read.append(path) or encoded(path), read)
+        monkeypatch.setattr("acmix_ms.data.imagefolder.read_encoded", counting)
+        same(list(loader.epoch(1, start)), whole[start:])
+        replayed = start // 2 * 2 if split == "train" else start
+        assert len(read) == 4 * (6 - replayed)
+
+
+def test_folder_start_has_the_same_images_with_many_workers(tmp_path, monkeypatch):
+    monkeypatch.setattr("acmix_ms.data.imagefolder.CHUNK_IMAGES", 8)
+    folder = make_images(tmp_path / "images", train=12)
+    whole = [labels for _, labels in create_loader(image_config(folder, workers=3), "train").epoch(1)]
+    part = [labels for _, labels in create_loader(image_config(folder, workers=3), "train").epoch(1, 3)]
+    assert np.array_equal(whole[3:], part)
+
+
+def test_start_beyond_the_epoch_is_named():
+    with pytest.raises(ValueError, match="start=23: must be from 0 to the 22 batches"):
+        next(create_loader(DataConfig(), "train").epoch(0, 23))
+
+
+def test_chunks_differ_in_their_chance(tmp_path, monkeypatch):
+    monkeypatch.setattr("acmix_ms.data.imagefolder.CHUNK_IMAGES", 4)
+    folder = make_images(tmp_path / "images", classes=("one",), train=1)
+    for i in range(1, 8):
+        shutil.copy(folder / "train" / "one" / "0.png", folder / "train" / "one" / f"{i}.png")
+    first, second = (images for images, _ in create_loader(image_config(folder, workers=1), "train").epoch(0))
+    assert not np.array_equal(first, second)

@@ -9,6 +9,7 @@ from sklearn.datasets import load_digits
 
 from acmix_ms.config import DataConfig
 from acmix_ms.data.loader import PADDING, Loader
+from acmix_ms.errors import UserError
 
 MEAN, STD = 0.3055, 0.3240  # of the enlarged images on the scale 0..1
 HELD_OUT_EVERY = 5  # every fifth image of each class is for validation
@@ -50,28 +51,31 @@ class DigitsLoader(Loader):
     """
 
     def __init__(self, config: DataConfig, split: str, *, rank: int = 0, size: int = 1, seed: int = 0):
+        for key in ("auto_augment", "color_jitter"):
+            if getattr(config, key):
+                raise UserError(f"data.{key}={getattr(config, key)}: is for data.name=imagefolder; leave it out")
         digits = load_digits()
         chosen = split_indices(digits.target, split)
         self._images = (digits.images[chosen] / 16.0).astype(np.float32)  # (n, 8, 8), 0..1
         self._labels = digits.target[chosen].astype(np.int32)
         self._image_size = config.image_size
-        self._augment = config.augment and split == "train"
         super().__init__(
+            config,
+            split,
             class_names=[str(name) for name in digits.target_names],
             num_samples=len(chosen),
-            batch_size=config.batch_size,
-            split=split,
             rank=rank,
             size=size,
             seed=seed,
         )
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield the batches of one epoch: see `Loader.epoch`."""
+    def _batches(self, epoch: int, start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         # Drawn for all samples at once and looked up by sample: the same for any batch size and number of processes.
-        draws = np.random.default_rng([self.seed, epoch, 1]).uniform(-1, 1, (self.num_samples, 4))
-        for indices in self.indices(epoch)[start:]:
-            images = self._transform(self._images[indices], draws[indices])
+        random = np.random.default_rng([self.seed, epoch, 1])
+        draws = random.uniform(-1, 1, (self.repeated_aug, self.num_samples, 4))
+        copies = self.positions() % self.repeated_aug  # the copies of a sample are neighbours in the epoch's order
+        for indices, copy in list(zip(self.indices(epoch), copies))[start:]:
+            images = self._transform(self._images[indices], draws[copy, indices])
             labels = np.where(indices == PADDING, PADDING, self._labels[indices])
             yield images, labels.astype(np.int32)
 
@@ -82,7 +86,7 @@ class DigitsLoader(Loader):
         grid = (np.arange(target) + 0.5) * side / target - side / 2
         y, x = np.broadcast_to(grid[:, None], (target, target)), np.broadcast_to(grid, (target, target))
         angle, zoom, shift_y, shift_x = np.zeros((4, len(images), 1, 1))
-        if self._augment:
+        if self.augment:
             angle = np.deg2rad(MAX_ROTATION) * draws[:, 0, None, None]
             zoom = MAX_ZOOM * draws[:, 1, None, None]
             shift_y, shift_x = (MAX_SHIFT * draws[:, i, None, None] for i in (2, 3))

@@ -1,18 +1,23 @@
 """Images in folders named by class, ImageNet's usual layout: ``path/train/<class>/*`` and ``path/val/<class>/*``.
 
-Files are read, decoded and augmented in parallel by `mindspore.dataset`; this file says what and in which order.
+Files are decoded and augmented in parallel by `mindspore.dataset`; this file says what, in which order, and what
+becomes of the files that are no images.
 """
 
 from __future__ import annotations
 
+import io
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from acmix_ms.config import DataConfig
+from acmix_ms.data.augment import parse_auto_augment, rand_augment
+from acmix_ms.data.images import UnreadableImageError, read_encoded
 from acmix_ms.data.loader import PADDING, Loader
 from acmix_ms.errors import UserError
 
@@ -20,12 +25,13 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")  # in a
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB on the scale 0..1
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-_ENDING = "|".join(re.escape(ending) for ending in EXTENSIONS)
-_CULPRIT = re.compile(rf"data file is: (.+?(?:{_ENDING}))\. ", re.IGNORECASE)  # in the pipeline's error message
+CHUNK_IMAGES = 8192  # the random numbers start anew after so many images: what a resumed epoch replays at most
+MAX_NEIGHBOURS = 100  # so many unreadable images in a row: the folder is at fault, not a file
+MAX_LISTED = 50
 
 
-def scan(path: str | None, split: str) -> tuple[list[str], int, set[str]]:
-    """List one split: (class names in order, number of images, file name endings in use).
+def scan(path: str | None, split: str) -> tuple[list[str], list[np.ndarray]]:
+    """List one split: class names in order, and for each the sorted names of its images, as bytes to save memory.
 
     Raises:
         UserError: a folder is missing, there are no classes, a class has no images, or the other split has others.
@@ -49,101 +55,198 @@ def scan(path: str | None, split: str) -> tuple[list[str], int, set[str]]:
         where = "train" if odd[0] in classes["train"] else "val"
         raise UserError(f"data.path={path}: class {odd[0]!r} is in {where}/ only ({len(odd)} such); both need the same")
 
-    count, endings = 0, set()
+    files = []
     for name in classes[split]:
-        suffixes = [os.path.splitext(entry.name)[1] for entry in os.scandir(root / split / name)]
-        images = [suffix for suffix in suffixes if suffix.lower() in EXTENSIONS]
+        names = [entry.name for entry in os.scandir(root / split / name)]
+        images = sorted(os.fsencode(name) for name in names if os.path.splitext(name)[1].lower() in EXTENSIONS)
         if not images:
             raise UserError(f"{root / split / name}: class folder without images ({', '.join(EXTENSIONS)})")
-        count += len(images)
-        endings.update(images)
-    return classes[split], count, endings
+        files.append(np.array(images))
+    return classes[split], files
+
+
+def _blank() -> np.ndarray:
+    """A small black image, encoded: it holds the place of what is not counted."""
+    file = io.BytesIO()
+    Image.new("RGB", (2, 2)).save(file, "BMP")
+    return np.frombuffer(file.getvalue(), np.uint8)
+
+
+class _Source:
+    """What a pipeline reads: (encoded image, label) of one sample after the other."""
+
+    def __init__(self, loader: ImageFolderLoader, samples: np.ndarray):
+        self._loader, self._samples = loader, samples
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, position: int) -> tuple[np.ndarray, np.int32]:
+        encoded, used = self._loader.load(int(self._samples[position]))
+        return encoded, np.int32(self._loader.label(used))
 
 
 class ImageFolderLoader(Loader):
     """Training: a random crop of random size and shape, flipped half the time. Evaluation: the middle of the image.
 
+    Unreadable files (``data.on_error=skip``) are told at the end of the epoch. In training the next file that can be
+    read stands in for them, in evaluation they do not count.
+
     The augmentation of one epoch repeats exactly for the same seed only with ``data.workers=1``, because decoding
-    threads take random numbers in the order in which they happen to run.
+    threads take random numbers in the order in which they happen to run. Erasing and mixing always repeat.
     """
 
     def __init__(self, config: DataConfig, split: str, *, rank: int = 0, size: int = 1, seed: int = 0):
-        class_names, count, self._endings = scan(config.path, split)
+        class_names, files = scan(config.path, split)
+        self._files = np.concatenate(files)
+        self._labels = np.repeat(np.arange(len(files)), [len(names) for names in files])
         self._folder = os.path.join(config.path, split)
         self._config = config
+        self._auto_augment = parse_auto_augment(config.auto_augment)
+        self._placeholder = _blank()
+        self._unreadable: dict[int, str] = {}  # sample: why
+        self._told: set[int] = set()
         super().__init__(
-            class_names=class_names,
-            num_samples=count,
-            batch_size=config.batch_size,
-            split=split,
-            rank=rank,
-            size=size,
-            seed=seed,
+            config, split, class_names=class_names, num_samples=len(self._files), rank=rank, size=size, seed=seed
         )
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield the batches of one epoch: see `Loader.epoch`.
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """The files met so far that could not be read, and why."""
+        return {self.path(sample): reason for sample, reason in sorted(self._unreadable.copy().items())}
 
-        Raises:
-            UserError: an image cannot be decoded; the message names it.
-        """
-        indices = self.indices(epoch)[start:]
-        batches = self._read(indices[indices != PADDING], epoch)
-        # Padding is always at the end, so it begins in the last batch read and fills the ones after it.
-        for _ in indices:
-            images, labels = next(batches, (self._blank(0), np.zeros(0, np.int32)))
-            missing = self.batch_size - len(labels)
-            if missing:
-                images = np.concatenate([images, self._blank(missing)])
-                labels = np.concatenate([labels, np.full(missing, PADDING, np.int32)])
-            yield images, labels
+    def path(self, sample: int) -> str:
+        """The file of a sample."""
+        folder = self.class_names[self._labels[sample]]
+        return os.path.join(self._folder, folder, os.fsdecode(bytes(self._files[sample])))
 
-    def _blank(self, count: int) -> np.ndarray:
-        side = self._config.image_size
-        return np.zeros((count, 3, side, side), np.float32)
+    def label(self, sample: int) -> int:
+        """The class of a sample; `PADDING` of no sample."""
+        return PADDING if sample == PADDING else int(self._labels[sample])
 
-    def _read(self, indices: np.ndarray, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Decode the images at ``indices``, in this order, in batches of which the last may be short."""
-        if not len(indices):
-            return
+    def load(self, sample: int) -> tuple[np.ndarray, int]:
+        """The encoded image that stands for ``sample``, and which sample that really is. Called by many threads."""
+        if sample == PADDING:
+            return self._placeholder, PADDING
+        for candidate in range(sample, sample + (MAX_NEIGHBOURS if self.train else 1)):
+            candidate %= self.num_samples
+            if candidate not in self._unreadable:
+                try:
+                    return read_encoded(self.path(candidate)), candidate
+                except UnreadableImageError as error:
+                    self._unreadable[candidate] = str(error)
+        return self._placeholder, PADDING  # in training `_stop_if_hopeless` sees it
+
+    def _batches(self, epoch: int, start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        indices = self.indices(epoch)
+        chunk = max(1, CHUNK_IMAGES // self.batch_size)
+        number = start // chunk * chunk if self.augment else start  # without chance nothing needs to be replayed
+        while number < len(indices):
+            part = indices[number : number + chunk]
+            for batch in self._chunk(part, [self.seed, epoch, number // chunk, self.rank]):
+                if number >= start:
+                    yield batch
+                number += 1
+        self._tell()
+
+    def _chunk(self, indices: np.ndarray, seed: list[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The batches of ``indices`` (n, batch_size), whose chance begins with ``seed``."""
+        done = 0
+        while done < len(indices):
+            batches = self._pipeline(indices.ravel(), seed)
+            try:
+                for number, (images, labels) in enumerate(batches):
+                    self._stop_if_hopeless(labels)
+                    if number >= done:
+                        done += 1
+                        yield images, labels
+            except RuntimeError as error:
+                # A file that looked well and still cannot be decoded. The chunk is read again without it.
+                if not self._find_undecodable(indices[done:].ravel()):
+                    raise UserError(f"{self._folder}: MindSpore cannot prepare the images: {error}") from error
+            finally:
+                batches.stop()
+
+    def _pipeline(self, samples: np.ndarray, seed: list[int]) -> Any:
+        """An iterator of (images (B, 3, S, S) float32, labels (B,) int32)."""
         import mindspore.dataset as ds  # here, so that mistakes in the folder are told before the slow import
 
-        seed = np.random.SeedSequence([self.seed, epoch, self.rank]).generate_state(1)[0]
-        ds.config.set_seed(int(seed % 2**31))
-        pipeline = ds.ImageFolderDataset(
-            self._folder,
-            num_parallel_workers=self._config.workers,
-            sampler=ds.SubsetSampler(indices.tolist()),
-            extensions=sorted(self._endings),
-            class_indexing={name: label for label, name in enumerate(self.class_names)},
-            decode=False,
+        ds.config.set_seed(int(np.random.SeedSequence(seed).generate_state(1)[0] % 2**31))
+        workers = min(self._config.workers, os.cpu_count() or 1)  # MindSpore refuses more
+        pipeline = ds.GeneratorDataset(
+            _Source(self, samples),
+            ["image", "label"],
+            shuffle=False,
+            num_parallel_workers=workers,
+            python_multiprocessing=False,
         )
-        pipeline = pipeline.map(self._transforms(), "image", num_parallel_workers=self._config.workers)
-        pipeline = pipeline.batch(self.batch_size, drop_remainder=False, num_parallel_workers=1)
-        try:
-            yield from pipeline.create_tuple_iterator(num_epochs=1, output_numpy=True)
-        except RuntimeError as error:
-            culprit = _CULPRIT.search(str(error))
-            if culprit is None:
-                raise
-            raise UserError(f"image {culprit.group(1)} cannot be decoded: replace or remove it") from error
+        pipeline = pipeline.map(self._transforms(), "image", num_parallel_workers=workers)
+        pipeline = pipeline.batch(self.batch_size, num_parallel_workers=1)
+        return pipeline.create_tuple_iterator(num_epochs=1, output_numpy=True)
 
     def _transforms(self) -> list:
         from mindspore.dataset import vision
 
         config = self._config
-        if self.train and config.augment:
-            opening = [
-                vision.RandomCropDecodeResize(
-                    config.image_size, scale=(config.min_crop_area, 1.0), ratio=(3 / 4, 4 / 3)
-                ),
-                vision.RandomHorizontalFlip(),
-            ]
-        else:
-            opening = [
-                vision.Decode(),
-                vision.Resize(round(config.image_size / config.eval_crop_ratio)),
-                vision.CenterCrop(config.image_size),
-            ]
+        interpolation = {"bilinear": vision.Inter.BILINEAR, "bicubic": vision.Inter.BICUBIC}[config.interpolation]
         mean, std = ([255.0 * value for value in values] for values in (IMAGENET_MEAN, IMAGENET_STD))
-        return [*opening, vision.Normalize(mean, std), vision.HWC2CHW()]
+        closing = [vision.Normalize(mean, std), vision.HWC2CHW()]
+        if not self.augment:
+            return [
+                vision.Decode(),
+                vision.Resize(round(config.image_size / config.eval_crop_ratio), interpolation),
+                vision.CenterCrop(config.image_size),
+                *closing,
+            ]
+        middle = []
+        if config.color_jitter:
+            middle.append(vision.RandomColorAdjust(*(3 * [(1 - config.color_jitter, 1 + config.color_jitter)])))
+        if self._auto_augment:
+            middle.append(rand_augment(self._auto_augment, interpolation, tuple(round(value) for value in mean)))
+        return [
+            vision.RandomCropDecodeResize(
+                config.image_size, (config.min_crop_area, 1.0), (3 / 4, 4 / 3), interpolation
+            ),
+            vision.RandomHorizontalFlip(),
+            *middle,
+            *closing,
+        ]
+
+    def _stop_if_hopeless(self, labels: np.ndarray) -> None:
+        if self._unreadable and self._config.on_error == "fail":
+            path, reason = next(iter(self.unreadable.items()))
+            raise UserError(f"image {path} cannot be read ({reason}): replace or remove it, or give data.on_error=skip")
+        if self.train and (labels == PADDING).any():
+            path, reason = next(iter(self.unreadable.items()))
+            raise UserError(
+                f"{min(MAX_NEIGHBOURS, self.num_samples)} training images in a row cannot be read, such as {path} "
+                f"({reason}): check data.path={self._config.path}"
+            )
+
+    def _find_undecodable(self, samples: np.ndarray) -> bool:
+        """Note which files of these samples MindSpore cannot decode; whether there is any."""
+        from mindspore.dataset import vision
+
+        known, decode = len(self._unreadable), vision.Decode()
+        for sample in samples.tolist():
+            encoded, used = self.load(sample)
+            while used != PADDING:
+                try:
+                    decode(encoded)
+                    break
+                except RuntimeError:
+                    self._unreadable[used] = "MindSpore cannot decode it"
+                encoded, used = self.load(sample)
+        return len(self._unreadable) > known
+
+    def _tell(self) -> None:
+        """Print what could not be read, each file once."""
+        count, new = len(self._unreadable), sorted(set(self._unreadable) - self._told)
+        if not count or (self.train and not new):
+            return
+        what = "replaced by neighbours" if self.train else "not counted"
+        listed = [f"{self.path(sample)} ({self._unreadable[sample]})" for sample in new[:MAX_LISTED]]
+        more = [f"and {len(new) - MAX_LISTED} more"] if len(new) > MAX_LISTED else []
+        names = ": " + ", ".join(listed + more) if new else ""
+        print(f"{count} {'image' if count == 1 else 'images'} could not be read, {what}{names}", flush=True)
+        self._told.update(new)

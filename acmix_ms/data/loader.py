@@ -7,61 +7,111 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from acmix_ms.config import DataConfig
+from acmix_ms.data.augment import Mixing, erase
 from acmix_ms.errors import UserError
 
 PADDING = -1  # as an index: no sample; as a label: not counted by any metric
+ERASING, MIXING = 2, 3  # streams of random numbers; not 0, which numpy's seeding cannot tell from a shorter seed
+
+
+def batch_positions(
+    num_samples: int, batch_size: int, *, train: bool, rank: int = 0, size: int = 1, repeated_aug: int = 1
+) -> np.ndarray:
+    """Which places of an epoch's order one process sees, (batches, batch_size) int64, `PADDING` where there is none.
+
+    Training drops the incomplete last global batch, evaluation pads it. A global batch of ``size * batch_size`` is cut
+    into ``size`` neighbouring parts, so that N processes with batch B see together exactly what one process with batch
+    N*B sees. With repeated augmentation it is dealt out like cards instead, as DeiT does: the copies of an image, which
+    are neighbours, go to different processes.
+    """
+    global_batch = size * batch_size
+    batches = num_samples // global_batch if train else -(-num_samples // global_batch)
+    positions = np.arange(batches * global_batch).reshape(batches, size, batch_size)
+    if train and repeated_aug > 1:
+        positions = positions.reshape(batches, batch_size, size).transpose(0, 2, 1)
+    return np.where(positions < num_samples, positions, PADDING)[:, rank]
 
 
 def batch_indices(
-    num_samples: int, batch_size: int, *, train: bool, seed: int = 0, epoch: int = 0, rank: int = 0, size: int = 1
+    num_samples: int,
+    batch_size: int,
+    *,
+    train: bool,
+    seed: int = 0,
+    epoch: int = 0,
+    rank: int = 0,
+    size: int = 1,
+    repeated_aug: int = 1,
 ) -> np.ndarray:
     """The samples of one epoch for one process, (batches, batch_size) int64, `PADDING` where there is none.
 
-    Training shuffles by (seed, epoch) and drops the incomplete last global batch. Evaluation keeps the order and pads
-    it. A global batch of ``size * batch_size`` is cut into ``size`` neighbouring parts, so that N processes with batch
-    B see together exactly what one process with batch N*B sees.
+    Evaluation keeps the order. Training shuffles by (seed, epoch); with ``repeated_aug`` R each sample then comes R
+    times in a row, and the epoch, which stays as long, has 1/R of them.
     """
-    global_batch = size * batch_size
     order = np.arange(num_samples)
     if train:
         order = np.random.default_rng([seed, epoch]).permutation(num_samples)
-        order = order[: num_samples // global_batch * global_batch]
-    batches = -(-len(order) // global_batch)
-    padded = np.full(batches * global_batch, PADDING, np.int64)
-    padded[: len(order)] = order
-    return padded.reshape(batches, size, batch_size)[:, rank]
+        order = np.repeat(order[: -(-num_samples // repeated_aug)], repeated_aug)
+    positions = batch_positions(num_samples, batch_size, train=train, rank=rank, size=size, repeated_aug=repeated_aug)
+    return np.where(positions == PADDING, PADDING, order[positions])
 
 
 class Loader(ABC):
-    """Batches of one split of one dataset.
+    """Batches of one split of one dataset. A kind of dataset gives `_batches`.
 
     Attributes:
         class_names: what label i is called.
         num_classes: how many.
         num_samples: images in the split, over all processes.
+        soft_labels: labels are (B, classes) float32 shares instead of (B,) int32, because images are mixed.
     """
 
     def __init__(
-        self, *, class_names: list[str], num_samples: int, batch_size: int, split: str, rank: int, size: int, seed: int
+        self,
+        config: DataConfig,
+        split: str,
+        *,
+        class_names: list[str],
+        num_samples: int,
+        rank: int = 0,
+        size: int = 1,
+        seed: int = 0,
     ):
         self.class_names = list(class_names)
         self.num_classes = len(self.class_names)
         self.num_samples = num_samples
-        self.batch_size = batch_size
+        self.batch_size = config.batch_size
         self.train = split == "train"
+        self.augment = config.augment and self.train
+        self.repeated_aug = config.repeated_aug if self.train else 1
         self.rank, self.size, self.seed = rank, size, seed
+        self._reprob = config.reprob if self.augment else 0.0
+        self._mixing = Mixing.of(config) if self.augment else None
+        self.soft_labels = self._mixing is not None
         if not 0 <= rank < size:
             raise ValueError(f"rank={rank}: must be from 0 to size - 1 = {size - 1}")
-        if self.train and num_samples < size * batch_size:
+        if self.train and num_samples < size * self.batch_size:
             raise UserError(
-                f"data.batch_size={batch_size}: too large for {num_samples} training images on {size} process(es); "
-                f"give at most {max(1, num_samples // size)}"
+                f"data.batch_size={self.batch_size}: too large for {num_samples} training images on {size} "
+                f"process(es); give at most {max(1, num_samples // size)}"
             )
 
     def __len__(self) -> int:
         """Batches per epoch, the same for every process."""
         global_batch = self.size * self.batch_size
         return self.num_samples // global_batch if self.train else -(-self.num_samples // global_batch)
+
+    def positions(self) -> np.ndarray:
+        """Which places of an epoch's order this process sees: see `batch_positions`."""
+        return batch_positions(
+            self.num_samples,
+            self.batch_size,
+            train=self.train,
+            rank=self.rank,
+            size=self.size,
+            repeated_aug=self.repeated_aug,
+        )
 
     def indices(self, epoch: int) -> np.ndarray:
         """Which samples epoch number ``epoch`` gives to this process: see `batch_indices`."""
@@ -73,14 +123,34 @@ class Loader(ABC):
             epoch=epoch,
             rank=self.rank,
             size=self.size,
+            repeated_aug=self.repeated_aug,
         )
 
-    @abstractmethod
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield (images (B, 3, H, W) float32, labels (B,) int32) of one epoch; a label of -1 marks padding.
+        """Yield (images (B, 3, H, W) float32, labels) of one epoch, from batch number ``start`` on.
 
-        The first ``start`` batches are left out, and the others are what they would have been.
+        Labels are (B,) int32, of which -1 marks what does not count, or with mixup or cutmix (B, classes) float32,
+        without label smoothing, which is the loss's. The batches from ``start`` on are those of the whole epoch.
+
+        Raises:
+            ValueError: ``start`` is beyond the epoch.
         """
+        if not 0 <= start <= len(self):
+            raise ValueError(f"start={start}: must be from 0 to the {len(self)} batches of an epoch")
+        for number, (images, labels) in enumerate(self._batches(epoch, start), start):
+            # A generator for each batch: what came before, in this process or another one, changes nothing.
+            if self._reprob:
+                images = erase(images, self._reprob, self._random(epoch, number, ERASING))
+            if self._mixing:
+                images, labels = self._mixing(images, labels, self.num_classes, self._random(epoch, number, MIXING))
+            yield images, labels
+
+    @abstractmethod
+    def _batches(self, epoch: int, start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield (images (B, 3, H, W) float32, labels (B,) int32), before erasing and mixing."""
+
+    def _random(self, epoch: int, number: int, purpose: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, epoch, number, self.rank, purpose])
 
     def require_classes(self, wanted: int | None) -> int:
         """The number of classes, which is ``wanted`` unless that is None.

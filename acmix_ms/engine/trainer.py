@@ -16,6 +16,7 @@ from acmix_ms.data.loader import Loader
 from acmix_ms.engine import checkpoint, precision, run_dir
 from acmix_ms.engine.evaluation import build_predictor, compiled, evaluate
 from acmix_ms.engine.logger import EpochLog, Progress
+from acmix_ms.engine.losses import cross_entropy
 from acmix_ms.engine.optim import build_optimizer, learning_rate, optimizer_state, set_learning_rate
 from acmix_ms.engine.signals import Stopped, StopRequest
 from acmix_ms.errors import UserError
@@ -190,7 +191,7 @@ class Trainer:
 
         def forward(images, labels):
             logits = model(images).astype(ms.float32)
-            loss = ops.cross_entropy(logits, labels, label_smoothing=smoothing)
+            loss = cross_entropy(logits, labels, smoothing)
             return scaler.scale(loss), loss
 
         gradients_of = ms.value_and_grad(forward, None, optimizer.parameters, has_aux=True)
