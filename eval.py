@@ -31,7 +31,7 @@ def evaluate(cfg: config.Config, checkpoint_path: str) -> dict:
     from acmix_ms.engine import checkpoint, evaluation
     from models import create_model
 
-    loader = create_loader(cfg.data, "val", seed=cfg.seed)
+    loader = create_loader(cfg.data, "val", rank=runtime.rank(), size=runtime.world_size(), seed=cfg.seed)
     num_classes = loader.require_classes(cfg.model.num_classes)
     net = create_model(cfg.model.name, num_classes=num_classes, **cfg.model.kwargs)
     checkpoint.load_weights(net, checkpoint_path)

@@ -22,7 +22,7 @@ def train(cfg: config.Config) -> dict:
     if cfg.model.init_checkpoint:
         run_dir.require_checkpoint(cfg.model.init_checkpoint)
     run_dir.prepare(cfg.run_dir, resume=cfg.train.resume)
-    with run_dir.locked(cfg.run_dir):
+    with run_dir.locked(cfg.run_dir, runtime.leads()):
         return _train(cfg)
 
 
@@ -30,15 +30,18 @@ def _train(cfg: config.Config) -> dict:
     device = runtime.start(cfg.runtime.device, cfg.runtime.mode, cfg.seed, cfg.train.deterministic, cfg.runtime.threads)
 
     from acmix_ms.data import create_loader  # MindSpore takes seconds to import: after what may be wrong before it
-    from acmix_ms.engine import checkpoint
+    from acmix_ms.engine import checkpoint, parallel
     from acmix_ms.engine.trainer import Trainer
     from models import create_model
 
-    loaders = [create_loader(cfg.data, split, seed=cfg.seed) for split in ("train", "val")]
+    part = {"rank": runtime.rank(), "size": runtime.world_size(), "seed": cfg.seed}
+    loaders = [create_loader(cfg.data, split, **part) for split in ("train", "val")]
     num_classes = loaders[0].require_classes(cfg.model.num_classes)
     net = create_model(cfg.model.name, num_classes=num_classes, **cfg.model.kwargs)
     if cfg.model.init_checkpoint:
         checkpoint.load_weights(net, cfg.model.init_checkpoint)
+    if cfg.train.sync_bn:
+        parallel.synchronise_norms(net)
     params = sum(parameter.size for parameter in net.trainable_params())
     print(f"{cfg.model.name}: {params:,} parameters, {num_classes} classes, on {device}; writing to {cfg.run_dir}")
     result = Trainer(net, cfg, *loaders).fit()

@@ -90,6 +90,7 @@ class TrainConfig:
     resume: bool = False
     deterministic: bool = False
     precision: str = _choice("fp32", "fp32", "fp16", "mixed", "bf16")
+    sync_bn: bool = False  # BatchNorm over the images of all devices; Ascend only
     recompute: bool = False  # compute the operators' insides again in the backward pass instead of keeping them
     log_every: int = _number(50, least=1)  # steps between progress lines
     save_every_steps: int = _number(0, least=0)  # save within epochs too; 0: at their ends only

@@ -11,6 +11,7 @@ import os
 import platform
 import random
 import re
+import sys
 from collections.abc import Iterator
 from importlib import metadata
 
@@ -25,9 +26,12 @@ MODES = ("graph", "pynative")
 # error as a log entry and again as the exception that reaches the caller. Errors of all else are still shown.
 QUIET = {"GLOG_v": "3", "MS_SUBMODULE_LOG_v": "{MD:4}", "OPENCV_LOG_LEVEL": "ERROR"}
 
+_SEED_STRIDE = 1_000_003  # between neighbouring ranks: far more than anybody counts seeds up
+
 _added: set[str] = set()  # environment variables that are here because of us
 _threads: int | None = None  # MindSpore takes the number of CPU kernel threads once per process
 _deterministic = False  # and the switch to deterministic kernels as well
+_joined = False  # whether this process has met the others of its group
 
 
 def mindspore_version() -> tuple[int, int] | None:
@@ -93,7 +97,12 @@ def start(
     deterministic: bool = False,
     threads: int | None = None,
 ) -> str:
-    """Choose device and mode, seed every generator; call it once, before the first Cell is built.
+    """Choose device and mode, join the group if msrun started one, seed every generator; call it once, before the
+    first Cell is built.
+
+    In a group each process draws numbers of its own, so that no two drop the same; rank 0 draws those of a process
+    alone. Only rank 0 prints: what the others print goes nowhere, their errors go to stderr as ever. msrun's scheduler
+    stays in here until the group ends, and never returns.
 
     Args:
         device: ``"auto"`` (the best that is there), ``"Ascend"``, ``"GPU"`` or ``"CPU"``.
@@ -122,7 +131,9 @@ def start(
         threads = _make_deterministic(device, threads)
     if threads is not None:
         _set_threads(threads)
+    _join_group()
 
+    seed = (seed + _SEED_STRIDE * rank()) % 2**32
     ms.set_seed(seed)
     np.random.seed(seed)
     random.seed(seed)
@@ -156,6 +167,11 @@ def rank() -> int:
     return int(os.environ["RANK_ID"]) if _is_worker() else 0
 
 
+def leads() -> bool:
+    """Whether this process writes what a run leaves: alone, or rank 0; never msrun's scheduler."""
+    return rank() == 0 and not _is_scheduler()
+
+
 def world_size() -> int:
     """How many processes msrun started, 1 without msrun."""
     return int(os.environ["MS_WORKER_NUM"]) if _is_worker() else 1
@@ -164,6 +180,30 @@ def world_size() -> int:
 def _is_worker() -> bool:
     # RANK_ID alone may linger in the shell of an Ascend user; the role is set by msrun only.
     return os.environ.get("MS_ROLE") == "MS_WORKER"
+
+
+def _is_scheduler() -> bool:
+    return os.environ.get("MS_ROLE") == "MS_SCHED"
+
+
+def _join_group() -> None:
+    """Meet the other processes of msrun: its workers, and its scheduler, which serves until they are done."""
+    global _joined
+    if _joined or not (_is_scheduler() or _is_worker()):
+        return
+    import mindspore as ms
+    from mindspore import communication
+
+    communication.init()
+    if _is_scheduler():
+        sys.exit(0)
+    _joined = True
+    ms.set_auto_parallel_context(
+        parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=world_size()
+    )
+    if rank():
+        print(f"rank {rank()} of {world_size()} on {platform.node()}: rank 0 tells how it goes", flush=True)
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # until the process ends
 
 
 def _resolve_device(device: str) -> str:

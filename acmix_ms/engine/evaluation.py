@@ -8,6 +8,7 @@ import mindspore as ms
 from mindspore import nn
 
 from acmix_ms.data.loader import Loader
+from acmix_ms.engine import parallel
 from acmix_ms.engine.metrics import Accuracy
 
 
@@ -28,6 +29,8 @@ def build_predictor(net: nn.Cell) -> Callable[[ms.Tensor], ms.Tensor]:
 def evaluate(net: nn.Cell, loader: Loader, predict: Callable | None = None) -> dict:
     """Top-1, top-5, loss and count of ``net`` over one split, as `Accuracy.result` gives them.
 
+    Where a group shares the split, every process gets the scores of the whole of it.
+
     Args:
         net: switched to evaluation, and left so.
         predict: what `build_predictor` gave for this net, to compile only once.
@@ -37,4 +40,6 @@ def evaluate(net: nn.Cell, loader: Loader, predict: Callable | None = None) -> d
     accuracy = Accuracy()
     for images, labels in loader.epoch(0):
         accuracy.update(predict(ms.Tensor(images)).asnumpy(), labels)
+    if loader.size > 1:
+        accuracy.set_sums(parallel.gather(accuracy.sums()).sum(axis=0))
     return accuracy.result()

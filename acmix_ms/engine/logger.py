@@ -59,22 +59,30 @@ class Progress:
 class EpochLog:
     """``log.csv`` and ``curves.png`` in the folder of a run."""
 
-    def __init__(self, run_dir: Path, epochs_done: int = 0):
-        """Start a new table, or go on after ``epochs_done``: rows of later epochs, which no checkpoint has, go."""
+    def __init__(self, run_dir: Path, epochs_done: int = 0, *, write: bool = True):
+        """Start a new table, or go on after ``epochs_done``: rows of later epochs, which no checkpoint has, go.
+
+        Without ``write`` nothing happens at all: in a group one process keeps the log.
+        """
+        self._enabled = write
         self._path, self._picture = run_dir / LOG, run_dir / CURVES
         self._drawn = 0.0
+        if not write:
+            return
         rows = self._rows() if epochs_done else []
         self._write([row for row in rows if int(row["epoch"]) <= epochs_done])
 
     def add(self, **values: float) -> None:
         """Append the row of one epoch; the keywords are `COLUMNS`."""
+        if not self._enabled:
+            return
         self._write([*self._rows(), {name: f"{values[name]:.6g}" for name in COLUMNS}])
         if time.monotonic() - self._drawn > SECONDS_BETWEEN_PICTURES:
             self.draw()
 
     def draw(self) -> None:
         """Draw the curves of all rows so far."""
-        if self._rows():
+        if self._enabled and self._rows():
             figures.plot_curves(self._path, self._picture)
             self._drawn = time.monotonic()
 

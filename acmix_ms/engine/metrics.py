@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from acmix_ms.data.loader import PADDING
 
 
 class Accuracy:
-    """Sums over batches; rows with label -1 are padding and count nowhere.
-
-    The sums (``correct1``, ``correct5``, ``loss_sum``, ``count``) of several processes may be added up.
-    """
+    """Sums over batches; rows with label -1 are padding and count nowhere."""
 
     def __init__(self):
         self.correct1 = self.correct5 = self.count = 0
@@ -28,6 +27,15 @@ class Accuracy:
         shifted = logits - logits.max(axis=1, keepdims=True)
         log_sum = np.log(np.exp(shifted).sum(axis=1))
         self.loss_sum += float((log_sum - shifted[np.arange(len(labels)), labels]).sum())
+
+    def sums(self) -> tuple[float, ...]:
+        """All that has been counted; those of several processes may be added up."""
+        return self.correct1, self.correct5, self.count, self.loss_sum
+
+    def set_sums(self, sums: Sequence[float]) -> None:
+        """Go on from such `sums`."""
+        self.correct1, self.correct5, self.count = (round(value) for value in sums[:3])
+        self.loss_sum = float(sums[3])
 
     def result(self) -> dict:
         """``top1`` and ``top5`` in percent, mean ``loss``, ``count`` of images. Below six classes top-5 is 100."""

@@ -32,23 +32,25 @@ def prepare(run_dir: str | os.PathLike, *, resume: bool) -> Path:
         UserError: it cannot be made or written to, or it holds an earlier run that a fresh start would overwrite.
     """
     folder = writable_folder(run_dir, "run_dir")
-    held = [path.name for path in (folder / LAST, folder / BEST, *states(folder)) if path.exists()]
-    if held and not resume:
+    found = held(folder)
+    if found and not resume:
         raise UserError(
-            f"run_dir={run_dir} already holds {held[0]} of an earlier run: "
+            f"run_dir={run_dir} already holds {found[0].name} of an earlier run: "
             "continue it with train.resume=true or give another run_dir"
         )
     return folder
 
 
 @contextlib.contextmanager
-def locked(run_dir: str | os.PathLike) -> Iterator[None]:
+def locked(run_dir: str | os.PathLike, wanted: bool = True) -> Iterator[None]:
     """The folder of a run is this process's own; the system takes the lock back however the process ends.
+
+    Unless it is ``wanted`` nothing happens: of the processes of one run a single one has it.
 
     Raises:
         UserError: another run has it.
     """
-    if fcntl is None:
+    if fcntl is None or not wanted:
         yield
         return
     with open(Path(run_dir) / LOCK, "a+", encoding="utf-8") as file:
@@ -64,6 +66,12 @@ def locked(run_dir: str | os.PathLike) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def held(run_dir: str | os.PathLike) -> list[Path]:
+    """What an earlier run has saved in the folder."""
+    folder = Path(run_dir)
+    return [path for path in (folder / LAST, folder / BEST, *states(folder)) if path.exists()]
 
 
 def states(run_dir: str | os.PathLike) -> list[Path]:

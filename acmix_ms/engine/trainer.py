@@ -13,7 +13,7 @@ from acmix_ms import config as configuration
 from acmix_ms import runtime
 from acmix_ms.config import Config
 from acmix_ms.data.loader import Loader
-from acmix_ms.engine import checkpoint, precision, run_dir
+from acmix_ms.engine import checkpoint, parallel, precision, run_dir
 from acmix_ms.engine.evaluation import build_predictor, compiled, evaluate
 from acmix_ms.engine.logger import EpochLog, Progress
 from acmix_ms.engine.losses import cross_entropy
@@ -44,7 +44,9 @@ class EpochSoFar:
 
 
 class Trainer:
-    """Train a net as a configuration says.
+    """Train a net as a configuration says; in a group of processes, each on its part of every batch.
+
+    All of them go on from rank 0's weights and epoch, and only rank 0 writes.
 
     Args:
         net: logits (B, classes) from images (B, 3, H, W) float32.
@@ -70,6 +72,7 @@ class Trainer:
         self.model = precision.cast(net, config.train.precision)  # computes; self.net keeps the plain names
         if config.train.resume:
             self._resume()
+        self._take_over_from_rank_0()
         self.train_step = self._build_train_step()
         self.predict = build_predictor(self.model)
 
@@ -88,8 +91,9 @@ class Trainer:
         written = dataclasses.replace(
             config, train=dataclasses.replace(config.train, resume=False, allow_changes=False)
         )
-        configuration.dump(written, self.run_dir / run_dir.CONFIG)
-        log = EpochLog(self.run_dir, self.epoch)
+        if runtime.leads():
+            configuration.dump(written, self.run_dir / run_dir.CONFIG)
+        log = EpochLog(self.run_dir, self.epoch, write=runtime.leads())
         progress = Progress(
             epochs=config.optim.epochs,
             steps_per_epoch=steps,
@@ -100,6 +104,7 @@ class Trainer:
             for epoch in range(self.epoch, config.optim.epochs):
                 train_loss, lr = self._train_epoch(epoch, progress, stop)
                 progress.pause()
+                parallel.average_statistics(self.net)
                 scores = evaluate(self.model, self.val_loader, self._predictor(stop))
                 self.epoch, self.done = epoch + 1, EpochSoFar()
                 print(
@@ -158,9 +163,10 @@ class Trainer:
         return predict
 
     def _stop_if_asked(self, stop: StopRequest) -> None:
-        if stop.number is None:
+        number = int(parallel.gather((stop.number or 0,)).max())  # all ranks stop at the same step
+        if not number:
             return
-        stopped = Stopped(stop.number)
+        stopped = Stopped(number)
         if self.done.steps:  # else an epoch has just ended, and its state is there
             self._save()
         print(f"stopped by {stopped.name} after step {self._steps_done()}: go on with train.resume=true", flush=True)
@@ -194,10 +200,12 @@ class Trainer:
             loss = cross_entropy(logits, labels, smoothing)
             return scaler.scale(loss), loss
 
+        mean = parallel.build_mean(optimizer.parameters)
         gradients_of = ms.value_and_grad(forward, None, optimizer.parameters, has_aux=True)
 
         def train_step(images, labels):
             (_, loss), gradients = gradients_of(images, labels)
+            loss, gradients = mean(loss, gradients)  # before all that follows, so that all ranks do the same
             gradients = scaler.unscale(gradients)
             finite = precision.all_finite(gradients)
             if finite:
@@ -217,6 +225,8 @@ class Trainer:
 
         Where that fails (a full disk), the states before stay, and the training goes on to the next attempt.
         """
+        if self.done.steps:  # after an epoch validation has seen to it
+            parallel.average_statistics(self.net)
         weights = self.net.parameters_dict()
         best_before = self.best_top1
         is_best = top1 is not None and top1 > best_before
@@ -234,6 +244,8 @@ class Trainer:
             "best_top1": self.best_top1,
             "config": configuration.to_yaml(self.config),
         }
+        if not runtime.leads():
+            return
         try:
             if is_best:
                 checkpoint.save(self.run_dir / run_dir.BEST, weights, meta=meta)
@@ -249,6 +261,14 @@ class Trainer:
         state = {f"optimizer.{name}": value for name, value in optimizer_state(self.optimizer).items()}
         state.update({f"scaler.{name}": value for name, value in precision.scaler_state(self.scaler).items()})
         return state
+
+    def _take_over_from_rank_0(self) -> None:
+        """Also where a host has no run folder to resume from, and whatever each process drew its weights from."""
+        parallel.broadcast([*self.net.get_parameters(), *self._state().values()])
+        place = parallel.gather((self.epoch, self.best_top1, *dataclasses.astuple(self.done)))[0].tolist()
+        if not runtime.leads():
+            self.epoch, self.best_top1 = int(place[0]), place[1]
+            self.done = EpochSoFar(int(place[2]), int(place[3]), place[4])
 
     def _resume(self) -> None:
         found = checkpoint.newest_state(self.run_dir)

@@ -1,0 +1,112 @@
+"""What the processes of a group do together: mean gradients, one set of weights, sums over all ranks.
+
+A process alone takes part in nothing: every function then leaves or gives back what it was given.
+
+AllReduce (sum), AllGather and Broadcast are all the collectives used, because CPU has no others.
+
+BatchNorm: in training each device normalises with the statistics of its own images, unless ``train.sync_bn=true``. The
+running statistics are averaged over the ranks before every validation (`average_statistics`), so that all ranks
+validate the net that is saved, and every image has a part in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import mindspore as ms
+import numpy as np
+from mindspore import communication, nn, ops
+
+from acmix_ms import runtime
+from acmix_ms.errors import UserError
+
+
+def build_mean(parameters: Sequence[ms.Parameter]) -> Callable:
+    """``(loss, gradients of the parameters) -> (loss, gradients)``, the means over all ranks; may stand in a graph."""
+    size = runtime.world_size()
+    if size == 1:
+        return lambda loss, gradients: (loss, gradients)
+    group = communication.GlobalComm.WORLD_COMM_GROUP
+    mean_gradients = nn.DistributedGradReducer(parameters, mean=True, degree=size, group=group)
+    total = ops.AllReduce(ops.ReduceOp.SUM, group)
+
+    def mean(loss, gradients):
+        return total(loss.reshape((1,))).reshape(()) / size, mean_gradients(gradients)
+
+    return mean
+
+
+def broadcast(parameters: Iterable[ms.Parameter]) -> None:
+    """Give every rank the values of rank 0."""
+    if runtime.world_size() == 1:
+        return
+    send = ops.Broadcast(0, communication.GlobalComm.WORLD_COMM_GROUP)
+    for parameter in parameters:
+        value = parameter.asnumpy()
+        received = send((ms.Tensor(np.atleast_1d(value)),))[0].asnumpy()
+        runtime.assign(parameter, received.reshape(value.shape))
+
+
+def gather(values: Sequence[float]) -> np.ndarray:
+    """The values of all ranks, (size, n) float64: the same on each, so that all decide the same from it.
+
+    Exact for whole numbers up to 2**48: they travel in two float32 parts, as no device sends float64.
+    """
+    values = np.asarray(values, np.float64)
+    if runtime.world_size() == 1:
+        return values[None]
+    upper = values.astype(np.float32)
+    lower = (values - upper).astype(np.float32)
+    collect = ops.AllGather(communication.GlobalComm.WORLD_COMM_GROUP)
+    parts = collect(ms.Tensor(np.stack([upper, lower])[None])).asnumpy().astype(np.float64)  # (size, 2, n)
+    return parts.sum(axis=1)
+
+
+def average_statistics(net: nn.Cell) -> None:
+    """Make the running statistics of every BatchNorm the means over all ranks."""
+    size = runtime.world_size()
+    if size == 1:
+        return
+    total = ops.AllReduce(ops.ReduceOp.SUM, communication.GlobalComm.WORLD_COMM_GROUP)
+    for _, cell in net.cells_and_names():
+        if isinstance(cell, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)):
+            for parameter in (cell.moving_mean, cell.moving_variance):
+                runtime.assign(parameter, total(ms.Tensor(parameter.asnumpy())).asnumpy() / size)
+
+
+def synchronise_norms(net: nn.Cell) -> None:
+    """Put `nn.SyncBatchNorm` in place of every BatchNorm2d: statistics over the images of all ranks.
+
+    The parameters stay the same objects, with the same names.
+
+    Raises:
+        UserError: not on Ascend, for which alone MindSpore has it.
+    """
+    device = ms.get_context("device_target")
+    if device != "Ascend":
+        raise UserError(
+            f"train.sync_bn=true: MindSpore synchronises BatchNorm on Ascend only, not on {device}; leave it out"
+        )
+    if runtime.world_size() == 1:
+        return
+    names = {id(parameter): parameter.name for parameter in net.get_parameters()}
+    for _, parent in list(net.cells_and_names()):
+        for position, (name, cell) in enumerate(list(parent.name_cells().items())):
+            if type(cell) is not nn.BatchNorm2d:
+                continue
+            if isinstance(parent, (nn.SequentialCell, nn.CellList)):
+                parent[position] = _synchronised(cell)
+            else:
+                setattr(parent, name, _synchronised(cell))
+    for parameter in net.get_parameters():  # a Cell that is put into another renames its parameters
+        parameter.name = names[id(parameter)]
+
+
+def _synchronised(norm: nn.BatchNorm2d) -> nn.Cell:
+    # BatchNorm2d keeps the share of the new value as its momentum, and takes that of the old one.
+    made = nn.SyncBatchNorm(
+        norm.num_features, norm.eps, 1 - norm.momentum, use_batch_statistics=norm.use_batch_statistics
+    )
+    for name in ("gamma", "beta", "moving_mean", "moving_variance"):
+        made.insert_param_to_cell(name, getattr(norm, name), check_name_contain_dot=False)
+    return made
