@@ -13,16 +13,17 @@ def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(prog="eval.py", description="Evaluate a checkpoint on the validation split.")
     parser.add_config()
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help=".ckpt or .safetensors")
+    parser.add_argument("--weights", choices=("trained", "ema"), default="trained", help="ema: their moving averages")
     args = parser.parse_intermixed_args(argv)
     cfg = config.load(args.config, args.overrides)
-    scores = evaluate(cfg, args.checkpoint)
+    scores = evaluate(cfg, args.checkpoint, averaged=args.weights == "ema")
     print(
         f"top-1 {scores['top1']:.2f} %  top-5 {scores['top5']:.2f} %  "
         f"loss {scores['loss']:.4f}  {scores['count']} images"
     )
 
 
-def evaluate(cfg: config.Config, checkpoint_path: str) -> dict:
+def evaluate(cfg: config.Config, checkpoint_path: str, averaged: bool = False) -> dict:
     """Scores of a checkpoint file: ``top1``, ``top5`` in percent, ``loss``, ``count``. Computes in float32."""
     run_dir.require_checkpoint(checkpoint_path)
     runtime.start(cfg.runtime.device, cfg.runtime.mode, cfg.seed, cfg.train.deterministic, cfg.runtime.threads)
@@ -34,7 +35,7 @@ def evaluate(cfg: config.Config, checkpoint_path: str) -> dict:
     loader = create_loader(cfg.data, "val", rank=runtime.rank(), size=runtime.world_size(), seed=cfg.seed)
     num_classes = loader.require_classes(cfg.model.num_classes)
     net = create_model(cfg.model.name, num_classes=num_classes, **cfg.model.kwargs)
-    checkpoint.load_weights(net, checkpoint_path)
+    checkpoint.load_weights(net, checkpoint_path, averaged=averaged)
     return evaluation.evaluate(net, loader)
 
 

@@ -91,6 +91,7 @@ class TrainConfig:
     deterministic: bool = False
     precision: str = _choice("fp32", "fp32", "fp16", "mixed", "bf16")
     sync_bn: bool = False  # BatchNorm over the images of all devices; Ascend only
+    ema_decay: float = _number(0.0, least=0, below=1)  # of the average of the weights that is validated; 0: none
     recompute: bool = False  # compute the operators' insides again in the backward pass instead of keeping them
     log_every: int = _number(50, least=1)  # steps between progress lines
     save_every_steps: int = _number(0, least=0)  # save within epochs too; 0: at their ends only

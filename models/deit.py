@@ -42,7 +42,7 @@ class Block(nn.Cell):
 
     def construct(self, x: Tensor, height: int, width: int) -> Tensor:
         x = x + self.drop_path(self.attn(self.norm1(x), height, width))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)), 1)
 
 
 class VisionTransformer(nn.Cell):

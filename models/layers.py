@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import HeNormal, TruncatedNormal, Zero, initializer
 
 from acmix_ms.ops.fold import Costs, array
@@ -13,18 +13,40 @@ from acmix_ms.ops.kernels import Dense, gelu, on_cpu
 
 
 class DropPath(nn.Cell):
-    """Stochastic depth: drops the whole residual branch of a sample with probability ``rate`` while training."""
+    """Stochastic depth: drops the whole residual branch of a sample with probability ``rate`` while training.
+
+    Args:
+        rate: 0 to below 1.
+    """
+
+    BRANCHES = 2  # of a block, which share one rate but not their random numbers
 
     def __init__(self, rate: float = 0.0):
         super().__init__()
         self.rate = rate
         self.dropout = nn.Dropout(p=rate)
+        self.draws, self.first = None, 0
 
-    def construct(self, x: Tensor) -> Tensor:
+    def use_draws(self, draws: Parameter, first: int) -> None:
+        """Take random numbers from elsewhere (`acmix_ms.engine.draws`) instead of from a kernel of MindSpore, whose
+        state can be neither saved nor restored.
+
+        Args:
+            draws: (rows, B) float32, uniform in [0, 1), renewed before every step. No weight of this Cell.
+            first: row for the first branch; those of the others follow.
+        """
+        object.__setattr__(self, "draws", draws)  # Cell would register it
+        self.first = first
+
+    def construct(self, x: Tensor, branch: int = 0) -> Tensor:
+        """x (B, ...) -> (B, ...); ``branch``: number of the residual branch within its block."""
         if self.rate == 0.0 or not self.training:
             return x
-        keep = self.dropout(ops.ones((x.shape[0],) + (1,) * (x.ndim - 1), x.dtype))  # 0 or 1 / (1 - rate)
-        return x * keep
+        shape = (x.shape[0],) + (1,) * (x.ndim - 1)
+        if self.draws is None:
+            return x * self.dropout(ops.ones(shape, x.dtype))  # 0 or 1 / (1 - rate)
+        kept = (self.draws[self.first + branch] >= self.rate).astype(x.dtype) / (1 - self.rate)
+        return x * kept.reshape(shape)
 
 
 class ZeroPadMaxPool(nn.Cell):

@@ -133,7 +133,7 @@ class SwinBlock(nn.Cell):
     def construct(self, x: Tensor) -> Tensor:
         y = self.norm1(x)
         x = x + self.drop_path(self.windows(y) if self.windowed else self.attn(y))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)), 1)
 
     def windows(self, x: Tensor) -> Tensor:
         """Pad to whole windows, roll, apply the operator, roll back, crop."""

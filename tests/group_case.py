@@ -65,7 +65,7 @@ def main(folder: Path, global_batch: int) -> None:
     mean, variance = statistics.body[1].moving_mean, statistics.body[1].moving_variance
     runtime.assign(mean, np.full(16, rank, np.float32))
     runtime.assign(variance, np.full(16, 1.0 + rank, np.float32))
-    parallel.average_statistics(statistics)
+    parallel.average(parallel.statistics(statistics))
 
     saved = digest(net)
     images, labels = next(trainer.train_loader.epoch(0))

@@ -31,6 +31,7 @@ from acmix_ms.errors import UserError
 FORMAT_VERSION = 1
 STATE_PREFIX = "train_state."
 META = STATE_PREFIX + "meta"
+AVERAGE_PREFIX = "ema."  # in the state: of the moving averages of the weights
 
 
 @dataclass
@@ -135,18 +136,34 @@ def read(path: str | os.PathLike) -> Checkpoint:
     return Checkpoint(weights, state, meta)
 
 
-def load_weights(net: nn.Cell, path: str | os.PathLike) -> dict:
+def load_weights(net: nn.Cell, path: str | os.PathLike, *, averaged: bool = False) -> dict:
     """Load the weights of ``path`` into ``net``; every parameter must be there, with its shape, and no other.
+
+    Args:
+        averaged: take the moving averages of the weights instead, of a training with ``train.ema_decay``.
 
     Returns:
         The checkpoint's meta data, empty for a file that was not written by `save`.
 
     Raises:
-        UserError: as `read`; another architecture; another number of classes.
+        UserError: as `read`; another architecture; another number of classes; no averages.
     """
     checkpoint = read(path)
+    if averaged and not checkpoint.meta.get("averaged"):  # those of best.ckpt are the averages
+        checkpoint.weights = _averages(checkpoint, path)
     assign_weights(net, checkpoint, path)
     return checkpoint.meta
+
+
+def _averages(checkpoint: Checkpoint, path: str | os.PathLike) -> dict[str, np.ndarray]:
+    found = {
+        name[len(AVERAGE_PREFIX) :]: value
+        for name, value in checkpoint.state.items()
+        if name.startswith(AVERAGE_PREFIX)
+    }
+    if not found:
+        raise UserError(f"checkpoint {path} has no averaged weights (train.ema_decay was 0): leave --weights ema out")
+    return found
 
 
 def assign_weights(net: nn.Cell, checkpoint: Checkpoint, path: str | os.PathLike) -> None:

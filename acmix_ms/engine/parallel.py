@@ -5,7 +5,7 @@ A process alone takes part in nothing: every function then leaves or gives back 
 AllReduce (sum), AllGather and Broadcast are all the collectives used, because CPU has no others.
 
 BatchNorm: in training each device normalises with the statistics of its own images, unless ``train.sync_bn=true``. The
-running statistics are averaged over the ranks before every validation (`average_statistics`), so that all ranks
+running statistics are averaged over the ranks before every validation and every saving (`average`), so that all ranks
 validate the net that is saved, and every image has a part in it.
 """
 
@@ -62,16 +62,21 @@ def gather(values: Sequence[float]) -> np.ndarray:
     return parts.sum(axis=1)
 
 
-def average_statistics(net: nn.Cell) -> None:
-    """Make the running statistics of every BatchNorm the means over all ranks."""
+def statistics(net: nn.Cell) -> list[ms.Parameter]:
+    """The running statistics of every BatchNorm."""
+    norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+    cells = [cell for _, cell in net.cells_and_names() if isinstance(cell, norms)]
+    return [parameter for cell in cells for parameter in (cell.moving_mean, cell.moving_variance)]
+
+
+def average(parameters: Iterable[ms.Parameter]) -> None:
+    """Make each the mean over all ranks."""
     size = runtime.world_size()
     if size == 1:
         return
     total = ops.AllReduce(ops.ReduceOp.SUM, communication.GlobalComm.WORLD_COMM_GROUP)
-    for _, cell in net.cells_and_names():
-        if isinstance(cell, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)):
-            for parameter in (cell.moving_mean, cell.moving_variance):
-                runtime.assign(parameter, total(ms.Tensor(parameter.asnumpy())).asnumpy() / size)
+    for parameter in parameters:
+        runtime.assign(parameter, total(ms.Tensor(parameter.asnumpy())).asnumpy() / size)
 
 
 def synchronise_norms(net: nn.Cell) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from pathlib import Path
@@ -14,6 +15,8 @@ from acmix_ms import runtime
 from acmix_ms.config import Config
 from acmix_ms.data.loader import Loader
 from acmix_ms.engine import checkpoint, parallel, precision, run_dir
+from acmix_ms.engine.draws import Draws
+from acmix_ms.engine.ema import WeightAverage
 from acmix_ms.engine.evaluation import build_predictor, compiled, evaluate
 from acmix_ms.engine.logger import EpochLog, Progress
 from acmix_ms.engine.losses import cross_entropy
@@ -69,6 +72,8 @@ class Trainer:
         self.scaler = precision.build_scaler(config.train.precision)
         if config.train.recompute:
             recompute_operators(net)
+        self.average = WeightAverage(net, config.train.ema_decay) if config.train.ema_decay else None
+        self.draws = Draws(net, train_loader.batch_size, config.seed) if train_loader else None  # none in a benchmark
         self.model = precision.cast(net, config.train.precision)  # computes; self.net keeps the plain names
         if config.train.resume:
             self._resume()
@@ -101,29 +106,30 @@ class Trainer:
             log_every=config.train.log_every,
         )
         with StopRequest() as stop:
-            for epoch in range(self.epoch, config.optim.epochs):
-                train_loss, lr = self._train_epoch(epoch, progress, stop)
-                progress.pause()
-                parallel.average_statistics(self.net)
-                scores = evaluate(self.model, self.val_loader, self._predictor(stop))
-                self.epoch, self.done = epoch + 1, EpochSoFar()
-                print(
-                    f"epoch {self.epoch}/{config.optim.epochs}  validation: loss {scores['loss']:.4f}  "
-                    f"top-1 {scores['top1']:.2f} %  top-5 {scores['top5']:.2f} %  ({scores['count']} images)",
-                    flush=True,
-                )
-                log.add(
-                    epoch=self.epoch,
-                    step=self.epoch * steps,
-                    train_loss=train_loss,
-                    lr=lr,
-                    img_per_s=progress.images_per_second,
-                    val_loss=scores["loss"],
-                    val_top1=scores["top1"],
-                    val_top5=scores["top5"],
-                )
-                self._save(scores["top1"])
-                self._stop_if_asked(stop)
+            try:
+                for epoch in range(self.epoch, config.optim.epochs):
+                    train_loss, lr = self._train_epoch(epoch, progress, stop)
+                    progress.pause()
+                    scores = self._validate(stop)
+                    self.epoch, self.done = epoch + 1, EpochSoFar()
+                    log.add(
+                        epoch=self.epoch,
+                        step=self.epoch * steps,
+                        train_loss=train_loss,
+                        lr=lr,
+                        img_per_s=progress.images_per_second,
+                        val_loss=scores["loss"],
+                        val_top1=scores["top1"],
+                        val_top5=scores["top5"],
+                    )
+                    self._save(scores["top1"])
+                    self._stop_if_asked(stop)
+            except Stopped as stopped:
+                if self.done.steps:  # else an epoch has just ended, and its state is there
+                    self._save()
+                place = f"after step {self._steps_done()}"
+                print(f"stopped by {stopped.name} {place}: go on with train.resume=true", flush=True)
+                raise
         log.draw()
         return {
             "best_top1": self.best_top1,
@@ -141,6 +147,7 @@ class Trainer:
             step = epoch * steps + done.steps
             lr = self._learning_rate(step)
             set_learning_rate(self.optimizer, lr)
+            self.draws.renew(step)
             loss, finite = self.train_step(ms.Tensor(images), ms.Tensor(labels))
             loss, finite = float(loss.asnumpy()), bool(finite.asnumpy())
             skipped = 0 if finite else skipped + 1
@@ -155,22 +162,35 @@ class Trainer:
     def _learning_rate(self, step: int) -> float:
         return learning_rate(step, self.config.optim, len(self.train_loader), self._global_batch())
 
-    def _predictor(self, stop: StopRequest):
+    def _validate(self, stop: StopRequest) -> dict:
+        """Scores of the net, with the averages for its weights where there are some."""
+
         def predict(images):
             self._stop_if_asked(stop)
             return self.predict(images)
 
-        return predict
+        self._average_statistics()
+        with self.average.applied() if self.average else contextlib.nullcontext():
+            scores = evaluate(self.model, self.val_loader, predict)
+        print(
+            f"epoch {self.epoch + 1}/{self.config.optim.epochs}  validation: loss {scores['loss']:.4f}  "
+            f"top-1 {scores['top1']:.2f} %  top-5 {scores['top5']:.2f} %  ({scores['count']} images)",
+            flush=True,
+        )
+        return scores
+
+    def _average_statistics(self) -> None:
+        """Let all ranks have the same running statistics, and the same moving averages of them."""
+        found = parallel.statistics(self.net)
+        if self.average:
+            averages = self.average.named()
+            found = [*found, *(averages[parameter.name] for parameter in found)]
+        parallel.average(found)
 
     def _stop_if_asked(self, stop: StopRequest) -> None:
         number = int(parallel.gather((stop.number or 0,)).max())  # all ranks stop at the same step
-        if not number:
-            return
-        stopped = Stopped(number)
-        if self.done.steps:  # else an epoch has just ended, and its state is there
-            self._save()
-        print(f"stopped by {stopped.name} after step {self._steps_done()}: go on with train.resume=true", flush=True)
-        raise stopped
+        if number:
+            raise Stopped(number)
 
     def _steps_done(self) -> int:
         return self.epoch * len(self.train_loader) + self.done.steps
@@ -192,7 +212,7 @@ class Trainer:
         The condition stands in the graph: one that has a condition runs kernel after kernel on CPU, each on all cores.
         Without it independent kernels of the gradients run at the same time, and take twice as long.
         """
-        model, optimizer, scaler = self.model, self.optimizer, self.scaler
+        model, optimizer, scaler, average = self.model, self.optimizer, self.scaler, self.average
         smoothing, clip_norm = self.config.optim.label_smoothing, self.config.optim.clip_norm
 
         def forward(images, labels):
@@ -212,6 +232,8 @@ class Trainer:
                 if clip_norm > 0:
                     gradients = ops.clip_by_global_norm(gradients, clip_norm)
                 optimizer(gradients)
+                if average is not None:
+                    average()
             scaler.adjust(finite)
             return loss, finite
 
@@ -226,7 +248,7 @@ class Trainer:
         Where that fails (a full disk), the states before stay, and the training goes on to the next attempt.
         """
         if self.done.steps:  # after an epoch validation has seen to it
-            parallel.average_statistics(self.net)
+            self._average_statistics()
         weights = self.net.parameters_dict()
         best_before = self.best_top1
         is_best = top1 is not None and top1 > best_before
@@ -248,7 +270,8 @@ class Trainer:
             return
         try:
             if is_best:
-                checkpoint.save(self.run_dir / run_dir.BEST, weights, meta=meta)
+                best = self.average.named() if self.average else weights
+                checkpoint.save(self.run_dir / run_dir.BEST, best, meta={**meta, "averaged": bool(self.average)})
             checkpoint.save_state(self.run_dir, weights, self._state(), meta, keep=self.config.train.keep_checkpoints)
         except UserError as error:
             self.best_top1 = best_before
@@ -260,7 +283,7 @@ class Trainer:
         """Everything beside the weights that decides how training goes on, by name."""
         state = {f"optimizer.{name}": value for name, value in optimizer_state(self.optimizer).items()}
         state.update({f"scaler.{name}": value for name, value in precision.scaler_state(self.scaler).items()})
-        return state
+        return {**state, **(self.average.state() if self.average else {})}
 
     def _take_over_from_rank_0(self) -> None:
         """Also where a host has no run folder to resume from, and whatever each process drew its weights from."""
@@ -296,7 +319,7 @@ class Trainer:
             )
         if set(self._state()) != set(saved.state) or "in_epoch" not in saved.meta:
             raise UserError(
-                f"{path} was saved with another optim.name, train.precision or version: "
+                f"{path} was saved with another optim.name, train.precision, train.ema_decay or version: "
                 "resume with the same, or give another run_dir"
             )
         steps, batch = saved.meta["steps_per_epoch"], saved.meta["global_batch"]
