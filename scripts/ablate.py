@@ -110,7 +110,7 @@ def finished(cfg: config.Config) -> dict | None:
 
 def train_apart(cfg: config.Config) -> dict:
     """Train in a process of its own, so that no run inherits generators or compiled graphs from the one before."""
-    resume = any((Path(cfg.run_dir) / name).exists() for name in (run_dir.LAST, run_dir.BEST))
+    resume = bool(run_dir.held(cfg.run_dir))
     cfg = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, resume=resume))
     start = time.perf_counter()
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
