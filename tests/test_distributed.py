@@ -361,8 +361,8 @@ def test_usage_errors(tmp_path, monkeypatch):
     assert "line 2: 'two slots=8'" in wrong("--devices", 2, "--hosts", hosts, *train)
     hosts.write_text("one\n\none\n")
     assert "line 3: one is there twice" in wrong("--devices", 2, "--hosts", hosts, *train)
-    hosts.write_text("192.0.2.1\n192.0.2.2\n")  # addresses that nobody has
-    assert "is none of 192.0.2.1, 192.0.2.2; add --node-rank" in wrong("--devices", 2, "--hosts", hosts, *train)
+    hosts.write_text("198.51.100.1\n198.51.100.2\n")  # addresses that nobody has
+    assert "is none of 198.51.100.1, 198.51.100.2; add --node-rank" in wrong("--devices", 2, "--hosts", hosts, *train)
     assert "--node-rank 2: must be from 0 to 1" in wrong("--devices", 2, "--hosts", hosts, "--node-rank", 2, *train)
     assert "'optim.lr'" in wrong("--devices", 2, *train, "optim.lrr=1"), "the configuration is checked at once"
 
@@ -382,12 +382,12 @@ def test_a_port_in_use_is_refused(tmp_path):
 def test_the_command_of_each_host(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     hosts = tmp_path / "hosts"
-    hosts.write_text(f"192.0.2.1  # the master\n{socket.gethostname()}\n")
+    hosts.write_text(f"198.51.100.1  # the master\n{socket.gethostname()}\n")
     assert launch.main(["--devices", "4", "--hosts", str(hosts), "--dry-run", "eval.py", "--config", "x y"]) == 0
     words = capsys.readouterr().out
     for expected in (
         "--worker_num 8 --local_worker_num 4",
-        "--master_addr 192.0.2.1 --master_port 8118",
+        "--master_addr 198.51.100.1 --master_port 8118",
         "--node_rank 1",
     ):
         assert expected in words
