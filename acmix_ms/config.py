@@ -43,19 +43,19 @@ class ModelConfig:
 class DataConfig:
     """Where the images come from and how they are prepared."""
 
-    name: str = _choice("digits", "digits", "imagefolder")
-    path: Optional[str] = None  # the folder with train/ and val/; digits need none
+    name: str = _choice("digits", "digits", "imagefolder", "mindrecord")
+    path: Optional[str] = None  # the folder with train/ and val/ or with the records; digits need none
     batch_size: int = _number(64, least=1)  # images per device and step
     image_size: int = _number(32, least=1)  # side in pixels
     workers: int = _number(2, least=1, most=256)  # decoding threads
     on_error: str = _choice("skip", "skip", "fail")  # unreadable images: replaced (training), not counted (val)
     min_crop_area: float = _number(0.08, above=0, most=1)  # least share of the image in a random crop
     eval_crop_ratio: float = _number(0.875, above=0, most=1)  # evaluation crops image_size out of image_size / ratio
-    interpolation: str = _choice("bilinear", "bilinear", "bicubic")  # of imagefolder; digits are bilinear
-    # Training only. The names are timm's.
+    interpolation: str = _choice("bilinear", "bilinear", "bicubic")  # digits are bilinear
+    # Training only. The names are timm's. Digits know neither auto_augment nor color_jitter.
     augment: bool = True  # false turns off all that follows but repeated_aug
-    auto_augment: Optional[str] = None  # RandAugment of imagefolder in timm's notation, such as rand-m9-mstd0.5-inc1
-    color_jitter: float = _number(0.0, least=0, most=1)  # imagefolder: brightness, contrast, saturation by 1 +- this
+    auto_augment: Optional[str] = None  # RandAugment in timm's notation, such as rand-m9-mstd0.5-inc1
+    color_jitter: float = _number(0.0, least=0, most=1)  # brightness, contrast, saturation by 1 +- this
     reprob: float = _number(0.0, least=0, most=1)  # random erasing: share of images in which noise hides a rectangle
     mixup: float = _number(0.0, least=0)  # alpha; 0: none
     cutmix: float = _number(0.0, least=0)  # alpha; 0: none

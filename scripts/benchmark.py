@@ -4,7 +4,8 @@
 beside the official code in a clone that you have (``--rows`` chooses, without ``--against`` only what needs no clone),
 ``--against CLONE --model NAME`` one model beside it; ``--table7`` gives the FPS column of Table 7. ``--predict
 ascend910`` measures nothing: it prints what a roofline of that device allows, for the models given or those of the
-paper, and the ratios of Table 5.
+paper, and the ratios of Table 5. ``--mode data --config FILE [key=value ...]`` measures how fast training images come
+when there is no model.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import json
 import subprocess
 import sys
 from argparse import Namespace
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 from acmix_ms import runtime  # noqa: E402
 from acmix_ms.analysis import targets  # noqa: E402
-from acmix_ms.analysis.benchmark import FORMS, GEMM, Spec, environment  # noqa: E402
+from acmix_ms.analysis.benchmark import FORMS, GEMM, Spec, environment, spread  # noqa: E402
 from acmix_ms.analysis.benchmark_report import FILES, Report  # noqa: E402
 from acmix_ms.analysis.worker import WorkerError  # noqa: E402
 from acmix_ms.arguments import ArgumentParser, positive_int  # noqa: E402
@@ -31,6 +32,8 @@ from acmix_ms.errors import UserError, closest, run_cli  # noqa: E402
 from scripts.workers.session import Disagreement, Session, Settings, count_macs  # noqa: E402
 
 BATCH, SIZE, SMALLEST = 4, 224, 32
+DATA = "data"  # the mode that measures no model
+DATA_FILE = "data.json"
 OFFICIAL_FILES = ("ResNet/ResNet_ImageNet.py", "Swin-Transformer/models/swin_transformer_acmix.py")
 OFFICIAL_MODELS = ("acmix_resnet26", "acmix_resnet38", "acmix_resnet50", "acmix_swin_tiny", "acmix_swin_small")
 PREDICTED = ("resnet50", "acmix_resnet50", "swin_tiny", "acmix_swin_tiny", "pvt_tiny", "acmix_pvt_tiny", "san10",
@@ -45,7 +48,8 @@ def parse(argv: list[str] | None) -> Namespace:
     """The arguments, checked as far as that needs no model."""
     parser = ArgumentParser(prog="benchmark.py", description=__doc__)
     parser.add_argument("--model", nargs="+", metavar="NAME", help="models to measure")
-    parser.add_argument("--mode", nargs="+", metavar="MODE", help=f"of {', '.join(FORMS)}; default infer")
+    parser.add_argument("--mode", nargs="+", metavar="MODE", help=f"of {', '.join(FORMS)}; default infer; or data")
+    parser.add_config(required=False)
     parser.add_argument("--table7", action="store_true", help="acmix_swin_tiny with the four shifts of Table 7")
     parser.add_argument("--predict", metavar="DEVICE", help="a roofline of that device: ascend910; runs nothing")
     parser.add_argument("--against", metavar="CLONE", help="a clone of github.com/LeapLabTHU/ACmix")
@@ -60,10 +64,12 @@ def parse(argv: list[str] | None) -> Namespace:
     parser.add_argument("--repetitions", type=positive_int, default=10, metavar="N", help="turns of each; 10")
     parser.add_argument("--output", metavar="DIR", help="for the JSON, the tables, the plot; runs/benchmark/<time>")
     parser.add_argument("--force", action="store_true", help="replace an earlier benchmark in --output")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     for mode in args.mode or ():
-        if mode not in FORMS:
-            raise UserError(f"--mode {mode}: {closest(mode, FORMS)}")
+        if mode not in (*FORMS, DATA):
+            raise UserError(f"--mode {mode}: {closest(mode, (*FORMS, DATA))}")
+    if args.config or args.overrides or DATA in (args.mode or ()):
+        return check_data(args)
     if args.predict:
         return check_prediction(args)
     kinds = [bool(args.model), args.table7, bool(args.rows)]
@@ -84,6 +90,52 @@ def parse(argv: list[str] | None) -> Namespace:
     if args.against:
         require_official(args)
     return args
+
+
+def check_data(args: Namespace) -> Namespace:
+    """``--mode data`` goes with --config, --warmup, --repetitions and --output; reads the configuration."""
+    from acmix_ms import config
+
+    if args.mode != [DATA]:
+        raise UserError(f"{args.config or args.overrides[0]}: a configuration goes with --mode data alone")
+    if not args.config:
+        raise UserError("--mode data: give --config FILE, such as configs/classification/acmix_resnet50_imagenet.yaml")
+    if args.model or args.table7 or args.rows or args.against or args.predict:
+        raise UserError("--mode data measures no model: leave out --model, --table7, --rows, --against and --predict")
+    if args.batch or args.image_size:
+        raise UserError("--mode data: give data.batch_size=N and data.image_size=N instead of --batch and --image-size")
+    args.loaded = config.load(args.config, args.overrides)
+    return args
+
+
+def run_data(args: Namespace) -> int:
+    """Print how many training images come per second, and write it as data.json."""
+    from acmix_ms.data import create_loader
+    from acmix_ms.data.speed import measure
+
+    data = args.loaded.data
+    loader = create_loader(data, "train", seed=args.loaded.seed)
+    folder = output_folder(args)
+    what = f"data.name={data.name} data.batch_size={data.batch_size} data.image_size={data.image_size}"
+    print(f"{what} data.workers={data.workers}: {loader.num_samples:,} images", flush=True)
+    turns = measure(loader, warmup=args.warmup, repetitions=args.repetitions)
+    images, seconds = (sum(column) for column in zip(*turns))
+    rates = [count / duration for count, duration in turns]
+    around = environment(threads=args.threads, precision=args.precision)
+    found = {
+        "environment": {name: around[name] for name in ("date", "cpu", "cores", "system", "versions")},
+        "protocol": {"warmup": args.warmup, "repetitions": args.repetitions},
+        "data": asdict(data),
+        "images": images,
+        "seconds": seconds,
+        "images_per_second": images / seconds,
+        "turns": rates,
+        **spread(rates),
+    }
+    (folder / DATA_FILE).write_text(json.dumps(found, indent=2), encoding="utf-8")
+    print(f"{images / seconds:.0f} img/s ({min(rates):.0f} to {max(rates):.0f} in {len(rates)} turns)")
+    print(folder / DATA_FILE)
+    return 0
 
 
 def check_prediction(args: Namespace) -> Namespace:
@@ -157,8 +209,9 @@ def output_folder(args: Namespace) -> Path:
     from acmix_ms.engine.run_dir import writable_folder
 
     folder = Path(args.output or f"runs/benchmark/{datetime.datetime.now():%Y%m%d-%H%M%S}")
-    if not args.force and (folder / FILES[0]).exists():
-        raise UserError(f"--output {folder} holds an earlier {FILES[0]}: give another folder, or --force")
+    written = DATA_FILE if args.mode == [DATA] else FILES[0]
+    if not args.force and (folder / written).exists():
+        raise UserError(f"--output {folder} holds an earlier {written}: give another folder, or --force")
     return writable_folder(folder, "--output")
 
 
@@ -234,6 +287,8 @@ def run_rows(args: Namespace, settings: Settings, report: Report) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Measure, print, write."""
     args = parse(argv)
+    if args.mode == [DATA]:
+        return run_data(args)
     folder = output_folder(args)
     if args.predict:
         return predict(args, folder)

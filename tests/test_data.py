@@ -183,7 +183,7 @@ def test_digits_start_within_an_epoch(split, start):
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_folder_starts_within_an_epoch(tmp_path, monkeypatch, split, strong):
     """Chance begins anew with each chunk, here of 2 batches: nothing before the chunk is read, it is replayed."""
-    monkeypatch.setattr("acmix_ms.data.imagefolder.CHUNK_IMAGES", 8)
+    monkeypatch.setattr("acmix_ms.data.encoded.CHUNK_IMAGES", 8)
     folder = make_images(tmp_path / "images", train=12, val=12)
     changes = {"auto_augment": "rand-m9-mstd0.5", "mixup": 0.8, "reprob": 0.25} if strong else {}
     config = image_config(folder, workers=1, **changes)
@@ -199,7 +199,7 @@ def test_folder_starts_within_an_epoch(tmp_path, monkeypatch, split, strong):
 
 
 def test_folder_start_has_the_same_images_with_many_workers(tmp_path, monkeypatch):
-    monkeypatch.setattr("acmix_ms.data.imagefolder.CHUNK_IMAGES", 8)
+    monkeypatch.setattr("acmix_ms.data.encoded.CHUNK_IMAGES", 8)
     folder = make_images(tmp_path / "images", train=12)
     whole = [labels for _, labels in create_loader(image_config(folder, workers=3), "train").epoch(1)]
     part = [labels for _, labels in create_loader(image_config(folder, workers=3), "train").epoch(1, 3)]
@@ -212,7 +212,7 @@ def test_start_beyond_the_epoch_is_named():
 
 
 def test_chunks_differ_in_their_chance(tmp_path, monkeypatch):
-    monkeypatch.setattr("acmix_ms.data.imagefolder.CHUNK_IMAGES", 4)
+    monkeypatch.setattr("acmix_ms.data.encoded.CHUNK_IMAGES", 4)
     folder = make_images(tmp_path / "images", classes=("one",), train=1)
     for i in range(1, 8):
         shutil.copy(folder / "train" / "one" / "0.png", folder / "train" / "one" / f"{i}.png")

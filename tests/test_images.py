@@ -164,7 +164,7 @@ def test_training_takes_a_neighbour_instead(folder, capsys, kind):
     batches = list(loader.epoch(0))
     labels, pictures = (np.concatenate(parts) for parts in zip(*[(b[1], b[0]) for b in batches]))
     stands_in = np.where((order == 5) | (order == 6), 7, order)  # the first that can be read after both
-    assert list(labels) == list(loader._labels[stands_in])
+    assert list(labels) == list(loader.files.labels[stands_in])
     assert np.array_equal(pictures[list(order).index(5)], pictures[list(order).index(7)])
     told = capsys.readouterr().out
     assert "2 images could not be read, replaced by neighbours: " in told

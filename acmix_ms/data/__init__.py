@@ -34,4 +34,8 @@ def create_loader(config: DataConfig, split: str, *, rank: int = 0, size: int = 
         from acmix_ms.data.imagefolder import ImageFolderLoader
 
         return ImageFolderLoader(config, split, rank=rank, size=size, seed=seed)
-    raise UserError(f"data.name={config.name!r}: {closest(config.name, ('digits', 'imagefolder'))}")
+    if config.name == "mindrecord":
+        from acmix_ms.data.mindrecord import MindRecordLoader
+
+        return MindRecordLoader(config, split, rank=rank, size=size, seed=seed)
+    raise UserError(f"data.name={config.name!r}: {closest(config.name, ('digits', 'imagefolder', 'mindrecord'))}")

@@ -1,37 +1,25 @@
-"""Images in folders named by class, ImageNet's usual layout: ``path/train/<class>/*`` and ``path/val/<class>/*``.
-
-Files are decoded and augmented in parallel by `mindspore.dataset`; this file says what, in which order, and what
-becomes of the files that are no images.
-"""
+"""Images in folders named by class, ImageNet's usual layout: ``path/train/<class>/*`` and ``path/val/<class>/*``."""
 
 from __future__ import annotations
 
-import io
+import hashlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from acmix_ms.config import DataConfig
-from acmix_ms.data.augment import parse_auto_augment, rand_augment
-from acmix_ms.data.images import UnreadableImageError, read_encoded
-from acmix_ms.data.loader import PADDING, Loader
+from acmix_ms.data.encoded import EncodedLoader
+from acmix_ms.data.images import read_encoded
 from acmix_ms.errors import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")  # in any case; other files are not looked at
-IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB on the scale 0..1
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-CHUNK_IMAGES = 8192  # the random numbers start anew after so many images: what a resumed epoch replays at most
-MAX_NEIGHBOURS = 100  # so many unreadable images in a row: the folder is at fault, not a file
-MAX_LISTED = 50
 
 
-def scan(path: str | None, split: str) -> tuple[list[str], list[np.ndarray]]:
+def scan(path: str | None, split: str, argument: str = "data.path=") -> tuple[list[str], list[np.ndarray]]:
     """List one split: class names in order, and for each the sorted names of its images, as bytes to save memory.
+
+    ``argument`` is where messages say that the path came from.
 
     Raises:
         UserError: a folder is missing, there are no classes, a class has no images, or the other split has others.
@@ -40,12 +28,12 @@ def scan(path: str | None, split: str) -> tuple[list[str], list[np.ndarray]]:
         raise UserError("data.path is not set: give the folder that holds train/ and val/, as data.path=FOLDER")
     root = Path(path)
     if not root.is_dir():
-        raise UserError(f"data.path={path}: no such folder")
+        raise UserError(f"{argument}{path}: no such folder")
     classes = {}
     for name in ("train", "val"):
         if not (root / name).is_dir():
             raise UserError(
-                f"data.path={path}: holds no folder {name!r}; the layout is train/<class>/* and val/<class>/*"
+                f"{argument}{path}: holds no folder {name!r}; the layout is train/<class>/* and val/<class>/*"
             )
         classes[name] = sorted(entry.name for entry in os.scandir(root / name) if entry.is_dir())
     if not classes[split]:
@@ -53,7 +41,7 @@ def scan(path: str | None, split: str) -> tuple[list[str], list[np.ndarray]]:
     odd = sorted(set(classes["train"]) ^ set(classes["val"]))
     if odd:
         where = "train" if odd[0] in classes["train"] else "val"
-        raise UserError(f"data.path={path}: class {odd[0]!r} is in {where}/ only ({len(odd)} such); both need the same")
+        raise UserError(f"{argument}{path}: class {odd[0]!r} is in {where}/ only ({len(odd)} such); both need the same")
 
     files = []
     for name in classes[split]:
@@ -65,188 +53,58 @@ def scan(path: str | None, split: str) -> tuple[list[str], list[np.ndarray]]:
     return classes[split], files
 
 
-def _blank() -> np.ndarray:
-    """A small black image, encoded: it holds the place of what is not counted."""
-    file = io.BytesIO()
-    Image.new("RGB", (2, 2)).save(file, "BMP")
-    return np.frombuffer(file.getvalue(), np.uint8)
+class ImageFiles:
+    """Which file of one split is which sample: class by class, by name.
 
+    Attributes:
+        class_names: what label i is called.
+        labels: (n,) of the samples.
 
-class _Source:
-    """What a pipeline reads: (encoded image, label) of one sample after the other."""
-
-    def __init__(self, loader: ImageFolderLoader, samples: np.ndarray):
-        self._loader, self._samples = loader, samples
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def __getitem__(self, position: int) -> tuple[np.ndarray, np.int32]:
-        encoded, used = self._loader.load(int(self._samples[position]))
-        return encoded, np.int32(self._loader.label(used))
-
-
-class ImageFolderLoader(Loader):
-    """Training: a random crop of random size and shape, flipped half the time. Evaluation: the middle of the image.
-
-    Unreadable files (``data.on_error=skip``) are told at the end of the epoch. In training the next file that can be
-    read stands in for them, in evaluation they do not count.
-
-    The augmentation of one epoch repeats exactly for the same seed only with ``data.workers=1``, because decoding
-    threads take random numbers in the order in which they happen to run. Erasing and mixing always repeat.
+    Raises:
+        UserError: see `scan`.
     """
 
-    def __init__(self, config: DataConfig, split: str, *, rank: int = 0, size: int = 1, seed: int = 0):
-        class_names, files = scan(config.path, split)
-        self._files = np.concatenate(files)
-        self._labels = np.repeat(np.arange(len(files)), [len(names) for names in files])
-        self._folder = os.path.join(config.path, split)
-        self._config = config
-        self._auto_augment = parse_auto_augment(config.auto_augment)
-        self._placeholder = _blank()
-        self._unreadable: dict[int, str] = {}  # sample: why
-        self._told: set[int] = set()
-        super().__init__(
-            config, split, class_names=class_names, num_samples=len(self._files), rank=rank, size=size, seed=seed
-        )
+    def __init__(self, path: str | None, split: str, argument: str = "data.path="):
+        self.class_names, files = scan(path, split, argument)
+        self.labels = np.repeat(np.arange(len(files)), [len(names) for names in files])
+        self._files = np.concatenate(files)  # (n,) bytes
+        self._folder = os.path.join(path, split)
 
-    @property
-    def unreadable(self) -> dict[str, str]:
-        """The files met so far that could not be read, and why."""
-        return {self.path(sample): reason for sample, reason in sorted(self._unreadable.copy().items())}
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def name(self, sample: int) -> str:
+        """``class/file`` of a sample."""
+        return os.path.join(self.class_names[self.labels[sample]], os.fsdecode(bytes(self._files[sample])))
 
     def path(self, sample: int) -> str:
         """The file of a sample."""
-        folder = self.class_names[self._labels[sample]]
-        return os.path.join(self._folder, folder, os.fsdecode(bytes(self._files[sample])))
+        return os.path.join(self._folder, self.name(sample))
 
-    def label(self, sample: int) -> int:
-        """The class of a sample; `PADDING` of no sample."""
-        return PADDING if sample == PADDING else int(self._labels[sample])
+    def checksum(self) -> str:
+        """Of all names and their classes, by which one folder is told from another."""
+        found = hashlib.sha256(b"\0".join(os.fsencode(name) for name in self.class_names))
+        found.update(self.labels.astype("<i8").tobytes() + b"\0".join(self._files.tolist()))
+        return found.hexdigest()
 
-    def load(self, sample: int) -> tuple[np.ndarray, int]:
-        """The encoded image that stands for ``sample``, and which sample that really is. Called by many threads."""
-        if sample == PADDING:
-            return self._placeholder, PADDING
-        for candidate in range(sample, sample + (MAX_NEIGHBOURS if self.train else 1)):
-            candidate %= self.num_samples
-            if candidate not in self._unreadable:
-                try:
-                    return read_encoded(self.path(candidate)), candidate
-                except UnreadableImageError as error:
-                    self._unreadable[candidate] = str(error)
-        return self._placeholder, PADDING  # in training `_stop_if_hopeless` sees it
 
-    def _batches(self, epoch: int, start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        indices = self.indices(epoch)
-        chunk = max(1, CHUNK_IMAGES // self.batch_size)
-        number = start // chunk * chunk if self.augment else start  # without chance nothing needs to be replayed
-        while number < len(indices):
-            part = indices[number : number + chunk]
-            for batch in self._chunk(part, [self.seed, epoch, number // chunk, self.rank]):
-                if number >= start:
-                    yield batch
-                number += 1
-        self._tell()
+class ImageFolderLoader(EncodedLoader):
+    """Every file is opened when its turn comes."""
 
-    def _chunk(self, indices: np.ndarray, seed: list[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """The batches of ``indices`` (n, batch_size), whose chance begins with ``seed``."""
-        done = 0
-        while done < len(indices):
-            batches = self._pipeline(indices.ravel(), seed)
-            try:
-                for number, (images, labels) in enumerate(batches):
-                    self._stop_if_hopeless(labels)
-                    if number >= done:
-                        done += 1
-                        yield images, labels
-            except RuntimeError as error:
-                # A file that looked well and still cannot be decoded. The chunk is read again without it.
-                if not self._find_undecodable(indices[done:].ravel()):
-                    raise UserError(f"{self._folder}: MindSpore cannot prepare the images: {error}") from error
-            finally:
-                batches.stop()
+    def __init__(self, config: DataConfig, split: str, *, rank: int = 0, size: int = 1, seed: int = 0):
+        self.files = ImageFiles(config.path, split)
+        names, count = self.files.class_names, len(self.files)
+        super().__init__(config, split, class_names=names, num_samples=count, rank=rank, size=size, seed=seed)
 
-    def _pipeline(self, samples: np.ndarray, seed: list[int]) -> Any:
-        """An iterator of (images (B, 3, S, S) float32, labels (B,) int32)."""
-        import mindspore.dataset as ds  # here, so that mistakes in the folder are told before the slow import
+    def read(self, sample: int) -> tuple[np.ndarray, int]:
+        """The file of a sample, or a bitmap that stands for it, and its class."""
+        return read_encoded(self.name(sample)), int(self.files.labels[sample])
 
-        ds.config.set_seed(int(np.random.SeedSequence(seed).generate_state(1)[0] % 2**31))
-        workers = min(self._config.workers, os.cpu_count() or 1)  # MindSpore refuses more
-        pipeline = ds.GeneratorDataset(
-            _Source(self, samples),
-            ["image", "label"],
-            shuffle=False,
-            num_parallel_workers=workers,
-            python_multiprocessing=False,
-        )
-        pipeline = pipeline.map(self._transforms(), "image", num_parallel_workers=workers)
-        pipeline = pipeline.batch(self.batch_size, num_parallel_workers=1)
-        return pipeline.create_tuple_iterator(num_epochs=1, output_numpy=True)
+    def name(self, sample: int) -> str:
+        """The file of a sample."""
+        return self.files.path(sample)
 
-    def _transforms(self) -> list:
-        from mindspore.dataset import vision
-
-        config = self._config
-        interpolation = {"bilinear": vision.Inter.BILINEAR, "bicubic": vision.Inter.BICUBIC}[config.interpolation]
-        mean, std = ([255.0 * value for value in values] for values in (IMAGENET_MEAN, IMAGENET_STD))
-        closing = [vision.Normalize(mean, std), vision.HWC2CHW()]
-        if not self.augment:
-            return [
-                vision.Decode(),
-                vision.Resize(round(config.image_size / config.eval_crop_ratio), interpolation),
-                vision.CenterCrop(config.image_size),
-                *closing,
-            ]
-        middle = []
-        if config.color_jitter:
-            middle.append(vision.RandomColorAdjust(*(3 * [(1 - config.color_jitter, 1 + config.color_jitter)])))
-        if self._auto_augment:
-            middle.append(rand_augment(self._auto_augment, interpolation, tuple(round(value) for value in mean)))
-        return [
-            vision.RandomCropDecodeResize(
-                config.image_size, (config.min_crop_area, 1.0), (3 / 4, 4 / 3), interpolation
-            ),
-            vision.RandomHorizontalFlip(),
-            *middle,
-            *closing,
-        ]
-
-    def _stop_if_hopeless(self, labels: np.ndarray) -> None:
-        if self._unreadable and self._config.on_error == "fail":
-            path, reason = next(iter(self.unreadable.items()))
-            raise UserError(f"image {path} cannot be read ({reason}): replace or remove it, or give data.on_error=skip")
-        if self.train and (labels == PADDING).any():
-            path, reason = next(iter(self.unreadable.items()))
-            raise UserError(
-                f"{min(MAX_NEIGHBOURS, self.num_samples)} training images in a row cannot be read, such as {path} "
-                f"({reason}): check data.path={self._config.path}"
-            )
-
-    def _find_undecodable(self, samples: np.ndarray) -> bool:
-        """Note which files of these samples MindSpore cannot decode; whether there is any."""
-        from mindspore.dataset import vision
-
-        known, decode = len(self._unreadable), vision.Decode()
-        for sample in samples.tolist():
-            encoded, used = self.load(sample)
-            while used != PADDING:
-                try:
-                    decode(encoded)
-                    break
-                except RuntimeError:
-                    self._unreadable[used] = "MindSpore cannot decode it"
-                encoded, used = self.load(sample)
-        return len(self._unreadable) > known
-
-    def _tell(self) -> None:
-        """Print what could not be read, each file once."""
-        count, new = len(self._unreadable), sorted(set(self._unreadable) - self._told)
-        if not count or (self.train and not new):
-            return
-        what = "replaced by neighbours" if self.train else "not counted"
-        listed = [f"{self.path(sample)} ({self._unreadable[sample]})" for sample in new[:MAX_LISTED]]
-        more = [f"and {len(new) - MAX_LISTED} more"] if len(new) > MAX_LISTED else []
-        names = ": " + ", ".join(listed + more) if new else ""
-        print(f"{count} {'image' if count == 1 else 'images'} could not be read, {what}{names}", flush=True)
-        self._told.update(new)
+    @property
+    def remedy(self) -> str:
+        """Records also spare the disk and the network; see `Loader.remedy`."""
+        return f"{super().remedy}, or prepare records: scripts/prepare_mindrecord.py, then data.name=mindrecord"

@@ -102,6 +102,11 @@ class Loader(ABC):
         global_batch = self.size * self.batch_size
         return self.num_samples // global_batch if self.train else -(-self.num_samples // global_batch)
 
+    @property
+    def remedy(self) -> str:
+        """What to do when training waits for this loader; empty if nothing can be done."""
+        return ""
+
     def positions(self) -> np.ndarray:
         """Which places of an epoch's order this process sees: see `batch_positions`."""
         return batch_positions(

@@ -42,10 +42,11 @@ def prepare(run_dir: str | os.PathLike, *, resume: bool) -> Path:
 
 
 @contextlib.contextmanager
-def locked(run_dir: str | os.PathLike, wanted: bool = True) -> Iterator[None]:
+def locked(run_dir: str | os.PathLike, wanted: bool = True, name: str = "run_dir=") -> Iterator[None]:
     """The folder of a run is this process's own; the system takes the lock back however the process ends.
 
-    Unless it is ``wanted`` nothing happens: of the processes of one run a single one has it.
+    Unless it is ``wanted`` nothing happens: of the processes of one run a single one has it. ``name`` is the argument
+    that the folder came from.
 
     Raises:
         UserError: another run has it.
@@ -59,8 +60,8 @@ def locked(run_dir: str | os.PathLike, wanted: bool = True) -> Iterator[None]:
         except OSError as error:
             file.seek(0)
             raise UserError(
-                f"run_dir={run_dir} is in use by process {file.read().strip() or '?'}: "
-                "wait until it ends, or give another run_dir"
+                f"{name}{run_dir} is in use by process {file.read().strip() or '?'}: "
+                "wait until it ends, or give another folder"
             ) from error
         file.truncate(0)
         file.write(str(os.getpid()))

@@ -104,12 +104,13 @@ class Trainer:
             steps_per_epoch=steps,
             images_per_step=self._global_batch(),
             log_every=config.train.log_every,
+            remedy=self.train_loader.remedy,
         )
         with StopRequest() as stop:
             try:
                 for epoch in range(self.epoch, config.optim.epochs):
                     train_loss, lr = self._train_epoch(epoch, progress, stop)
-                    progress.pause()
+                    progress.end_epoch(epoch + 1)
                     scores = self._validate(stop)
                     self.epoch, self.done = epoch + 1, EpochSoFar()
                     log.add(
@@ -143,7 +144,7 @@ class Trainer:
         self.model.set_train(True)
         steps, save_every, done = len(self.train_loader), self.config.train.save_every_steps, self.done
         skipped = 0
-        for images, labels in self.train_loader.epoch(epoch, done.steps):
+        for images, labels in progress.waiting(self.train_loader.epoch(epoch, done.steps)):
             step = epoch * steps + done.steps
             lr = self._learning_rate(step)
             set_learning_rate(self.optimizer, lr)

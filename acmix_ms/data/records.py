@@ -1,0 +1,294 @@
+"""The folder of data.name=mindrecord: MindRecord files of encoded images, and a description that makes them a data set.
+
+``train.mindrecord*`` and ``val.mindrecord*``, each with an index ``*.db`` beside it, can be read by any MindSpore
+program; they have the columns ``image`` (encoded, as `acmix_ms.data.images` gives it) and ``label``. `DESCRIPTION` is
+written last, so that a folder that has it is whole. `scripts/prepare_mindrecord.py` writes all of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import io
+import itertools
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from acmix_ms.data.images import UnreadableImageError, read_encoded
+from acmix_ms.errors import UserError
+
+FORMAT_VERSION = 1
+DESCRIPTION = "mindrecord.json"
+UNFINISHED = "unfinished.json"  # the description as far as it goes while the files are written
+PARTIAL = "partial"  # a file that is being written is in this folder: MindSpore reads none that was renamed
+INDEX = ".db"  # what MindSpore appends to the name of a file for the index beside it
+PAGE_BYTES = 2**26  # of MindRecord's pages; a record must fit into one
+MAX_RECORD_BYTES = PAGE_BYTES - 2**20
+RECORDS_AT_ONCE = 64
+COLUMNS = {"image": {"type": "bytes"}, "label": {"type": "int32"}}
+AGAIN = "scripts/prepare_mindrecord.py"
+
+
+@dataclass(frozen=True)
+class RecordFile:
+    """One file; ``size`` and ``index_size`` in bytes tell whether it and its index are whole."""
+
+    name: str
+    images: int
+    size: int
+    index_size: int
+
+
+@dataclass
+class Split:
+    """The files of one split in the order of their samples.
+
+    Attributes:
+        planned: how many files the whole split has.
+        files: those that are finished.
+        skipped: images that could not be read, and why.
+    """
+
+    planned: int
+    files: list[RecordFile] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def images(self) -> int:
+        """In the finished files."""
+        return sum(file.images for file in self.files)
+
+
+@dataclass
+class Description:
+    """What a folder holds.
+
+    Attributes:
+        class_names: what label i is called.
+        source: a checksum over the names of the images, by which one data set is told from another.
+        train, val: the splits.
+        format_version: of the folder.
+    """
+
+    class_names: list[str]
+    source: str
+    train: Split
+    val: Split
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """By name."""
+        return {"train": self.train, "val": self.val}
+
+    def write(self, path: Path) -> None:
+        """Write JSON, whole or not at all; raises `OSError`."""
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n", encoding="utf-8")
+        sync(partial)
+        os.replace(partial, path)
+        sync(path.parent)
+
+    @classmethod
+    def read(cls, path: Path) -> Description:
+        """Read what `write` has written.
+
+        Raises:
+            UserError: the file cannot be read, is damaged, or of another format version.
+        """
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            version = values["format_version"]
+            if version == FORMAT_VERSION:
+                for name in ("train", "val"):
+                    split = values[name]
+                    values[name] = Split(**{**split, "files": [RecordFile(**file) for file in split["files"]]})
+                return cls(**values)
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is damaged: copy it again, or prepare the images anew with {AGAIN}") from error
+        raise UserError(
+            f"{path} has format version {version}, this program reads {FORMAT_VERSION}: prepare the images anew with "
+            f"{AGAIN}"
+        )
+
+
+def describe(path: str | None) -> Description:
+    """Read the description of a folder, and see that its files are there and as long as they were.
+
+    Raises:
+        UserError: no such folder, no or another description, missing or truncated files.
+    """
+    if not path:
+        raise UserError(f"data.path is not set: give a folder that {AGAIN} has written, as data.path=FOLDER")
+    folder = Path(path)
+    if not folder.is_dir():
+        raise UserError(f"data.path={path}: no such folder")
+    if not (folder / DESCRIPTION).exists():
+        state = "its preparation has not ended, go on with" if (folder / UNFINISHED).exists() else "make it by"
+        raise UserError(f"data.path={path}: holds no {DESCRIPTION}; {state} {AGAIN} --input IMAGES --output {path}")
+    found = Description.read(folder / DESCRIPTION)
+    for file in (*found.train.files, *found.val.files):
+        wrong = flaw(folder, file)
+        if wrong:
+            raise UserError(f"{wrong}: copy it again, or prepare the images anew with {AGAIN}")
+    return found
+
+
+def flaw(folder: Path, file: RecordFile) -> str | None:
+    """What is wrong with a file or its index, as far as their lengths tell; None if nothing is."""
+    for path, wanted in ((folder / file.name, file.size), (folder / (file.name + INDEX), file.index_size)):
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            return f"{path} cannot be read ({error.strerror})"
+        if size != wanted:
+            return f"{path} has {size} bytes, not {wanted} as when it was written"
+    return None
+
+
+class Records:
+    """The records of one split, in any order. Many threads may read."""
+
+    def __init__(self, folder: str | os.PathLike, files: list[RecordFile]):
+        self._folder, self._files = Path(folder), files
+        self._starts = np.cumsum([0, *(file.images for file in files)])
+        self._readers: list[Any] = [None] * len(files)
+        self._locks = [threading.Lock() for _ in files]
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, sample: int) -> tuple[np.ndarray, int]:
+        """(encoded image (n,) uint8, label).
+
+        Raises:
+            UserError: the file cannot be read there.
+        """
+        number, record = self._place(sample)
+        try:
+            with self._locks[number]:
+                image, label = self._reader(number)[record]
+        except RuntimeError as error:
+            raise UserError(
+                f"{self.name(sample)}, cannot be read ({_reason(error)}): copy the file again, or prepare the images "
+                f"anew with {AGAIN}"
+            ) from error
+        return image.view(np.uint8), int(label)  # MindSpore gives one string of n bytes
+
+    def name(self, sample: int) -> str:
+        """What messages call a sample."""
+        number, record = self._place(sample)
+        return f"{self._folder / self._files[number].name}, record {record}"
+
+    def _place(self, sample: int) -> tuple[int, int]:
+        """Which file a sample is in, and which of its records it is."""
+        number = int(np.searchsorted(self._starts, sample, "right")) - 1
+        return number, sample - int(self._starts[number])
+
+    def _reader(self, number: int) -> Any:
+        if self._readers[number] is None:
+            import mindspore.dataset as ds  # here, so that mistakes in the folder are told before the slow import
+
+            path = str(self._folder / self._files[number].name)
+            self._readers[number] = ds.MindDataset([path], list(COLUMNS), num_parallel_workers=1, shuffle=False)
+        return self._readers[number]
+
+
+def encoded_record(path: str) -> bytes:
+    """What a record holds of an image file: the file, or what the image folder reads instead, compressed without loss.
+
+    Raises:
+        UnreadableImageError: no image, or one that does not fit into a record.
+    """
+    data = read_encoded(path).tobytes()
+    if data[:2] == b"BM":
+        packed = io.BytesIO()
+        with Image.open(io.BytesIO(data)) as image:
+            image.save(packed, "PNG")
+        data = packed.getvalue()
+    if len(data) > MAX_RECORD_BYTES:
+        raise UnreadableImageError(f"{len(data)} bytes, a record holds at most {MAX_RECORD_BYTES}")
+    return data
+
+
+def write_records(folder: Path, name: str, samples: Iterable[tuple[bytes, int]]) -> RecordFile:
+    """Write (encoded image, label) pairs as one file of ``folder`` and its index, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    partial = folder / PARTIAL
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    partial.mkdir()
+    try:
+        images, last = _write(partial / name, samples)
+        paths = (partial / name, partial / (name + INDEX))
+        for path in paths:
+            path.chmod(0o644)  # MindSpore lets nobody but the owner read
+            sync(path)
+        file = RecordFile(name, images, *(path.stat().st_size for path in paths))
+        if images and not _holds(partial, file, *last):
+            raise OSError(errno.EIO, "what was written is not what is read back")
+        for path in paths:
+            os.replace(path, folder / path.name)
+        sync(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return file
+
+
+def _write(path: Path, samples: Iterable[tuple[bytes, int]]) -> tuple[int, tuple[bytes, int] | None]:
+    """Write all; returns how many there were, and the last."""
+    from mindspore.mindrecord import FileWriter
+
+    count, last, samples = 0, None, iter(samples)
+    try:
+        writer = FileWriter(str(path))
+        writer.set_page_size(PAGE_BYTES)
+        writer.add_schema(COLUMNS, "encoded images and their classes")
+        writer.add_index(["label"])
+        while some := list(itertools.islice(samples, RECORDS_AT_ONCE)):
+            writer.write_raw_data([{"image": image, "label": label} for image, label in some])
+            count, last = count + len(some), some[-1]
+        writer.commit()
+    except RuntimeError as error:  # all that MindSpore tells of a full disk
+        raise OSError(errno.EIO, _reason(error)) from error
+    return count, last
+
+
+def _holds(folder: Path, file: RecordFile, image: bytes, label: int) -> bool:
+    """Whether the last record is this one."""
+    try:
+        found, its_label = Records(folder, [file])[file.images - 1]
+    except UserError:
+        return False
+    return found.tobytes() == image and its_label == label
+
+
+def _reason(error: RuntimeError) -> str:
+    """The line among MindSpore's many that says what is wrong."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    told = next((line for line in lines if "ERROR]" in line), lines[0])
+    return told.rpartition("ERROR]")[2].strip().rstrip(".,")
+
+
+def sync(path: Path) -> None:
+    """Make what was written, or renamed within a folder, survive a loss of power."""
+    if os.name == "nt" and path.is_dir():  # Windows cannot open a folder, and needs no such call
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
