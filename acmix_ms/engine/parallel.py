@@ -18,6 +18,7 @@ import numpy as np
 from mindspore import communication, nn, ops
 
 from acmix_ms import runtime
+from acmix_ms.engine.finetune import NORMS, is_frozen
 from acmix_ms.errors import UserError
 
 
@@ -63,13 +64,13 @@ def gather(values: Sequence[float]) -> np.ndarray:
 
 
 def average_statistics(net: nn.Cell) -> None:
-    """Make the running statistics of every BatchNorm the means over all ranks."""
+    """Make the running statistics of every BatchNorm the means over all ranks; those of frozen ones stay bitwise."""
     size = runtime.world_size()
     if size == 1:
         return
     total = ops.AllReduce(ops.ReduceOp.SUM, communication.GlobalComm.WORLD_COMM_GROUP)
     for _, cell in net.cells_and_names():
-        if isinstance(cell, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)):
+        if isinstance(cell, NORMS) and not is_frozen(cell):
             for parameter in (cell.moving_mean, cell.moving_variance):
                 runtime.assign(parameter, total(ms.Tensor(parameter.asnumpy())).asnumpy() / size)
 
