@@ -19,18 +19,24 @@ def main(argv: list[str] | None = None) -> None:
 
 def train(cfg: config.Config) -> dict:
     """Train as ``cfg`` says; returns what `acmix_ms.engine.trainer.Trainer.fit` returns, and ``params``."""
-    if cfg.model.init_checkpoint:
+    if _initial(cfg):
         run_dir.require_checkpoint(cfg.model.init_checkpoint)
     run_dir.prepare(cfg.run_dir, resume=cfg.train.resume)
     with run_dir.locked(cfg.run_dir, runtime.leads()):
         return _train(cfg)
 
 
+def _initial(cfg: config.Config) -> str | None:
+    """The weights to start from. A run that goes on has its own, and the others of a group get those of rank 0."""
+    begins = runtime.leads() and not run_dir.goes_on(cfg.run_dir, resume=cfg.train.resume)
+    return cfg.model.init_checkpoint if begins else None
+
+
 def _train(cfg: config.Config) -> dict:
     device = runtime.start(cfg.runtime.device, cfg.runtime.mode, cfg.seed, cfg.train.deterministic, cfg.runtime.threads)
 
     from acmix_ms.data import create_loader  # MindSpore takes seconds to import: after what may be wrong before it
-    from acmix_ms.engine import checkpoint, parallel
+    from acmix_ms.engine import finetune, parallel
     from acmix_ms.engine.trainer import Trainer
     from models import create_model
 
@@ -38,8 +44,8 @@ def _train(cfg: config.Config) -> dict:
     loaders = [create_loader(cfg.data, split, **part) for split in ("train", "val")]
     num_classes = loaders[0].require_classes(cfg.model.num_classes)
     net = create_model(cfg.model.name, num_classes=num_classes, **cfg.model.kwargs)
-    if cfg.model.init_checkpoint:
-        checkpoint.load_weights(net, cfg.model.init_checkpoint)
+    if _initial(cfg):
+        finetune.load_initial_weights(net, cfg.model.init_checkpoint)
     if cfg.train.sync_bn:
         parallel.synchronise_norms(net)
     params = sum(parameter.size for parameter in net.trainable_params())

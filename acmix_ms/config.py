@@ -37,6 +37,7 @@ class ModelConfig:
     num_classes: Optional[int] = _number(None, least=1)  # None: as many as the dataset has
     kwargs: dict[str, Any] = field(default_factory=dict)  # passed to create_model
     init_checkpoint: Optional[str] = None  # weights to start from instead of random ones
+    frozen_stages: int = _number(0, least=-1)  # the stem and so many stages stay as they are; 0, -1: none, nor the stem
 
 
 @dataclass
@@ -79,6 +80,7 @@ class OptimConfig:
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])  # adamw
     eps: float = _number(1e-8, above=0)  # adamw
     weight_decay: float = _number(1e-4, least=0)  # not on biases, norms, rates and position tables
+    layer_decay: float = _number(1.0, above=0, most=1)  # rate of a layer over that of the next; the classifier has lr
     label_smoothing: float = _number(0.0, least=0, below=1)
     clip_norm: float = _number(0.0, least=0)  # largest global gradient norm; 0: no clipping
 

@@ -11,7 +11,7 @@ from mindspore.common.initializer import TruncatedNormal, initializer
 
 from acmix_ms.ops import GlobalACmix
 from acmix_ms.ops.kernels import LayerNorm
-from models.layers import DropPath, Mlp, drop_path_rates, init_transformer, resize_positions
+from models.layers import DropPath, Mlp, block_layers, drop_path_rates, init_transformer, resize_positions
 from models.registry import register_model
 
 NORM_EPS = 1e-6
@@ -77,6 +77,9 @@ class VisionTransformer(nn.Cell):
         self.features_only = features_only
         self.feature_strides, self.feature_channels = (PATCH,), (dim,)
         self.head_names = ("head",)
+        blocks = [(layer,) for layer in block_layers("blocks", depth)]
+        self.stages = ((("patch_embed", "cls_token", "pos_embed"),), *blocks)  # no pyramid: each block is a stage
+        self.position_tables = {"pos_embed": 1}
         self.side, self.dim = image_size // PATCH, dim
         self.patch_embed = PatchEmbed(in_channels, dim)
         self.cls_token = Parameter(initializer(TruncatedNormal(0.02), (1, 1, dim), ms.float32), name="cls_token")

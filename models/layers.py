@@ -126,6 +126,19 @@ def drop_path_rates(rate: float, depths: tuple[int, ...]) -> list[list[float]]:
     return [rates[start : start + depth] for start, depth in zip(starts, depths)]
 
 
+def block_layers(
+    blocks: str, depth: int, before: tuple[str, ...] = (), after: tuple[str, ...] = ()
+) -> tuple[tuple[str, ...], ...]:
+    """The layers of one stage, for ``stages`` of a model (see `acmix_ms.engine.finetune`), as prefixes of parameters.
+
+    Each of the ``depth`` blocks ``<blocks>.<i>`` is one; what comes before and after them goes with the first and last.
+    """
+    names = [(f"{blocks}.{i}",) for i in range(depth)]
+    names[0] = before + names[0]
+    names[-1] = names[-1] + after
+    return tuple(names)
+
+
 def round_up(size: int, multiple: int) -> int:
     """Smallest multiple of ``multiple`` that is at least ``size``."""
     return math.ceil(size / multiple) * multiple

@@ -12,7 +12,7 @@ from mindspore.common.initializer import TruncatedNormal, initializer
 from acmix_ms.ops import SpatialReductionACmix
 from acmix_ms.ops.functional import pad_to_at_least
 from acmix_ms.ops.kernels import LayerNorm
-from models.layers import DropPath, Mlp, drop_path_rates, init_transformer, resize_positions
+from models.layers import DropPath, Mlp, block_layers, drop_path_rates, init_transformer, resize_positions
 from models.registry import register_model
 
 NORM_EPS = 1e-6  # of the blocks; the patch embeddings have 1e-5, as in PVT's code
@@ -90,6 +90,11 @@ class PyramidVisionTransformer(nn.Cell):
         self.features_only = features_only
         self.feature_strides, self.feature_channels = (4, 8, 16, 32), dims
         self.head_names = ("norm", "cls_token", "head") if features_only else ("head",)
+        embeds = [(f"patch_embed{i}", f"pos_embed{i}") for i in (1, 2, 3, 4)]
+        embeds[3] += () if features_only else ("cls_token",)
+        blocks = [block_layers(f"block{i + 1}", depths[i], embeds[i] if i else ()) for i in range(4)]
+        self.stages = ((embeds[0],), *blocks)
+        self.position_tables = {"pos_embed1": 0, "pos_embed2": 0, "pos_embed3": 0, "pos_embed4": 1}
         self.sides = tuple(image_size // stride for stride in self.feature_strides)
         rates = drop_path_rates(drop_path_rate, depths)
 

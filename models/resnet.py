@@ -7,7 +7,7 @@ from collections.abc import Callable
 from mindspore import Tensor, nn
 
 from acmix_ms.ops import ACmix
-from models.layers import ZeroPadMaxPool, init_convnet
+from models.layers import ZeroPadMaxPool, block_layers, init_convnet
 from models.registry import register_model
 
 EXPANSION = 4
@@ -84,6 +84,8 @@ class ResNet(nn.Cell):
         super().__init__()
         self.features_only = features_only
         self.head_names = ("fc",)  # what another num_classes or features_only changes
+        blocks = [block_layers(f"layer{i + 1}", depths[i]) for i in range(4)]
+        self.stages = ((("conv1", "bn1"),), *blocks)
         first = 4 if stem == "imagenet" else 2
         self.feature_strides = tuple(first * 2**i for i in range(4))
         self.feature_channels = tuple(width * EXPANSION for width in widths)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from mindspore import Tensor, nn
 
 from acmix_ms.ops import PatchwiseACmix
-from models.layers import init_convnet
+from models.layers import block_layers, init_convnet
 from models.registry import register_model
 
 KERNELS = (3, 7, 7, 7, 7)
@@ -70,6 +70,8 @@ class SAN(nn.Cell):
         self.feature_strides = (4, 8, 16, 32)
         self.feature_channels = channels[1:]
         self.head_names = ("fc",)
+        blocks = [block_layers(f"layer{i}", depths[i], (f"conv{i}",), (f"bn{i}",)) for i in range(5)]
+        self.stages = ((("conv_in", "bn_in"),), *blocks)  # five, of which the last four give feature maps
 
         self.conv_in, self.bn_in = nn.Conv2d(in_channels, width, 1), nn.BatchNorm2d(width)
         before = (width,) + channels[:-1]

@@ -10,7 +10,7 @@ from mindspore import Tensor, nn, ops
 
 from acmix_ms.ops import WindowACmix
 from acmix_ms.ops.kernels import Dense, LayerNorm, on_cpu, permute_rows
-from models.layers import DropPath, Mlp, drop_path_rates, init_transformer, round_up
+from models.layers import DropPath, Mlp, block_layers, drop_path_rates, init_transformer, round_up
 from models.registry import register_model
 
 # What the official code adds to logits across a border; exp(-100) vanishes in fp32, and it fits fp16.
@@ -224,6 +224,10 @@ class SwinTransformer(nn.Cell):
         self.features_only = features_only
         # What another num_classes or features_only changes.
         self.head_names = ("norm", "norms", "head") if features_only else ("head",)
+        # A downsampling belongs to the stage before it, as in the official code.
+        merges = [(f"layers.{i}.downsample",) if i < 3 else () for i in range(4)]
+        blocks = [block_layers(f"layers.{i}.blocks", depths[i], after=merges[i]) for i in range(4)]
+        self.stages = ((("patch_embed", "pos_drop"),), *blocks)
         self.feature_strides = tuple(patch_size * 2**i for i in range(4))
         self.feature_channels = tuple(dim * 2**i for i in range(4))
         self.patch_embed = PatchEmbed(in_channels, dim, patch_size)

@@ -16,8 +16,10 @@ from tiny import TinyNet, make_images, register
 import eval as eval_script
 import export as export_script
 import train as train_script
+from acmix_ms import config, runtime
 from acmix_ms.engine import checkpoint
 from acmix_ms.errors import UserError
+from models import create_model
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS = "configs/classification/resnet_digits.yaml"
@@ -173,6 +175,68 @@ def test_training_starts_from_given_weights(call, tmp_path, tiny_checkpoint):
          "data.batch_size=512", "optim.weight_decay=0", f"model.init_checkpoint={tiny_checkpoint}")  # fmt: skip
     given, saved = checkpoint.read(tiny_checkpoint).weights, checkpoint.read(run / "last.ckpt").weights
     assert np.allclose(given["fc.weight"], saved["fc.weight"], atol=1e-6)
+
+
+def test_fine_tuning_to_other_classes_and_resuming_it(call, tmp_path, tiny_checkpoint, capsys):
+    images, run, given = make_images(tmp_path / "images", classes=("a", "b", "c")), tmp_path / "run", tiny_checkpoint
+    base = ("train", "--config", DIGITS, f"run_dir={run}", "model.name=tiny_net", "model.num_classes=null",
+            "data.name=imagefolder", f"data.path={images}", "data.batch_size=6", "model.frozen_stages=1",
+            "optim.layer_decay=0.5", f"model.init_checkpoint={given}", "train.allow_changes=true")  # fmt: skip
+    call(*base, "optim.epochs=1", "train.resume=true")  # there is nothing to resume yet
+    said = capsys.readouterr().out
+    assert f"classifier has 10 classes in {given}, 3 here: drawn anew\n" in said
+    assert "frozen: the stem and 1 of 1 stages" in said
+    before, after = checkpoint.read(given).weights, checkpoint.read(run / "last.ckpt").weights
+    assert after["fc.weight"].shape == (3, 2048)
+    assert all(np.array_equal(before[name], after[name]) for name in before if name.startswith("body."))
+    assert not np.array_equal(before["rate1"], after["rate1"])
+
+    given.unlink()
+    assert "tiny.ckpt does not exist" in wrong(call, *base, f"run_dir={tmp_path / 'other'}")
+    capsys.readouterr()
+    call(*base, "optim.epochs=2", "train.resume=true")
+    said = capsys.readouterr().out
+    assert "1 epochs done" in said
+    assert "drawn anew" not in said
+    assert checkpoint.read(run / "last.ckpt").meta["epoch"] == 2
+
+    scratch = (*base, f"run_dir={tmp_path / 'new'}", "model.init_checkpoint=null")
+    assert "the last stage of TinyNet is 1, give 0 to 1" in wrong(call, *scratch, "model.frozen_stages=5")
+    assert "model.frozen_stages=-7: must be >= -1" in wrong(call, *scratch, "model.frozen_stages=-7")
+
+
+def test_in_a_group_only_rank_0_reads_what_all_start_from(monkeypatch, tmp_path):
+    cfg = config.from_dict({"run_dir": str(tmp_path), "model": {"init_checkpoint": "only/there.ckpt"}})
+    assert train_script._initial(cfg) == "only/there.ckpt"
+    monkeypatch.setattr(runtime, "leads", lambda: False)
+    assert train_script._initial(cfg) is None
+
+
+@pytest.mark.slow
+def test_fine_tuning_with_larger_images_in_a_real_process(run_cli, tmp_path):
+    """From weights for 10 classes and 32x32 to a folder of 3 classes at 64x64; then eval.py reads what was written."""
+    source, images = tmp_path / "pvt.ckpt", make_images(tmp_path / "images", classes=("a", "b", "c"))
+    checkpoint.save(source, create_model("acmix_pvt_tiny", num_classes=10, image_size=32).parameters_dict())
+    run = run_cli.run_dir
+    result = run_cli(
+        *("train.py", "--config", DIGITS, f"run_dir={run}", "model.name=acmix_pvt_tiny", "model.num_classes=null"),
+        *("data.name=imagefolder", f"data.path={images}", "data.batch_size=4", "data.image_size=64"),
+        *("optim.name=adamw", "optim.epochs=1", "optim.lr=1e-4", "optim.min_lr=0", "optim.layer_decay=0.75"),
+        *("model.frozen_stages=2", "model.kwargs.image_size=64", f"model.init_checkpoint={source}"),
+        *("runtime.mode=pynative", "optim.warmup_epochs=0"),
+    )
+    assert result.code == 0, result.stderr
+    assert f"classifier has 10 classes in {source}, 3 here: drawn anew" in result.stdout
+    resized = f"4 position tables of {source} resized (bicubic), first pos_embed1: 8x8 -> 16x16"
+    assert resized in result.stdout
+    assert "frozen: the stem and 2 of 4 stages" in result.stdout
+    given, saved = checkpoint.read(source).weights, checkpoint.read(run / "last.ckpt").weights
+    assert saved["pos_embed1"].shape == (1, 256, 64)
+    assert np.array_equal(saved["block2.0.mlp.fc1.weight"], given["block2.0.mlp.fc1.weight"])
+    assert not np.array_equal(saved["block3.0.mlp.fc1.weight"], given["block3.0.mlp.fc1.weight"])
+    evaluated = run_cli("eval.py", "--config", run / "config.yaml", "--checkpoint", run / "best.ckpt")
+    assert evaluated.code == 0, evaluated.stderr
+    assert "9 images" in evaluated.stdout
 
 
 def test_eval_mistakes(call, tmp_path, tiny_checkpoint):

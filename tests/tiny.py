@@ -17,6 +17,8 @@ class TinyNet(nn.Cell):
 
     def __init__(self, num_classes: int = 10, width: int = 16):
         super().__init__()
+        self.head_names = ("fc",)
+        self.stages = ((("body.0", "body.1"),), (("body.3", "body.4"),))  # stem and one stage
         self.body = nn.SequentialCell(
             nn.Conv2d(3, width, 3, 2, has_bias=True, weight_init="he_uniform"),
             nn.BatchNorm2d(width),

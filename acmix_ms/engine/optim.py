@@ -11,6 +11,7 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from acmix_ms import runtime
 from acmix_ms.config import OptimConfig
+from acmix_ms.engine.finetune import belongs, stages_of
 from acmix_ms.errors import UserError, closest
 
 # Weights that are no matrices in spirit, whatever their shape, as the authors of Swin, DeiT and PVT leave them out
@@ -23,21 +24,77 @@ def decays(parameter: ms.Parameter) -> bool:
     return parameter.ndim > 1 and parameter.name.rpartition(".")[2] not in NO_DECAY
 
 
-def parameter_groups(net: nn.Cell, weight_decay: float) -> list[dict]:
-    """The trainable parameters of ``net`` in two groups, with and without weight decay; empty groups are left out."""
-    parameters = net.trainable_params()
-    groups = [
-        {"params": [p for p in parameters if decays(p)], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if not decays(p)], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
+def rate_factors(net: nn.Cell, layer_decay: float) -> dict[str, float]:
+    """What the learning rate of each trainable parameter is multiplied with, by its name.
+
+    ``layer_decay ** (layers - i)`` in layer i, as in BEiT: the stem is layer 0, every block is one, and what comes
+    after them (the last norm, the classifier) has the whole rate.
+
+    Raises:
+        UserError: the net does not name its layers.
+    """
+    if layer_decay == 1.0:
+        return {parameter.name: 1.0 for parameter in net.trainable_params()}
+    layers = [layer for stage in stages_of(net, f"optim.layer_decay={layer_decay}") for layer in stage]
+
+    def number(name: str) -> int:
+        return next((i for i, prefixes in enumerate(layers) if belongs(name, prefixes)), len(layers))
+
+    return {p.name: layer_decay ** (len(layers) - number(p.name)) for p in net.trainable_params()}
+
+
+def parameter_groups(net: nn.Cell, weight_decay: float, layer_decay: float = 1.0) -> list[dict]:
+    """The trainable parameters of ``net`` in groups with one ``weight_decay`` and one ``rate_factor`` each.
+
+    Those with weight decay come first; without layer decay there are at most two groups.
+    """
+    factors, groups = rate_factors(net, layer_decay), {}
+    for parameter in sorted(net.trainable_params(), key=decays, reverse=True):  # a stable order
+        decay = weight_decay if decays(parameter) else 0.0
+        key = (decays(parameter), factors[parameter.name])
+        group = groups.setdefault(key, {"params": [], "weight_decay": decay, "rate_factor": key[1]})
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+def _for_mindspore(groups: list[dict]) -> list[dict]:
+    """Groups as `nn.Optimizer` takes them; their own rates would be as many Parameters to set in every step."""
+    return [{"params": group["params"], "weight_decay": group["weight_decay"]} for group in groups]
+
+
+def _each(groups: list[dict], key: str) -> tuple[float, ...]:
+    """A value of the groups for each of their parameters."""
+    return tuple(float(group[key]) for group in groups for _ in group["params"])
+
+
+def _rates(rate: Tensor, factors: tuple[float, ...]) -> tuple[Tensor, ...]:
+    """The rate of each parameter."""
+    return tuple([rate if factor == 1.0 else rate * factor for factor in factors])
+
+
+class Momentum(nn.Momentum):
+    """SGD with momentum: `nn.Momentum` whose groups scale the one learning rate.
+
+    Args:
+        groups: see `parameter_groups`.
+        learning_rate, momentum: as usual.
+    """
+
+    def __init__(self, groups: list[dict], learning_rate: float, momentum: float):
+        super().__init__(_for_mindspore(groups), learning_rate=learning_rate, momentum=momentum)
+        self.factors = _each(groups, "rate_factor")
+        self.is_group_lr = any(factor != 1.0 for factor in self.factors)  # whether `get_lr` gives one for each
+
+    def get_lr(self):
+        """The rate, or those of all parameters; MindSpore's ``construct`` asks for it."""
+        return _rates(self.learning_rate, self.factors) if self.is_group_lr else self.learning_rate
 
 
 _update = ops.MultitypeFuncGraph("adamw_update")
 
 
-@_update.register("Function", *("Tensor",) * 5, "Number", *("Tensor",) * 4)
-def _update_one(kernel, beta1, beta2, rate, eps, stretch, decay, weight, first, second, gradient):
+@_update.register("Function", *("Tensor",) * 4, "Number", *("Tensor",) * 5)
+def _update_one(kernel, beta1, beta2, eps, stretch, decay, rate, weight, first, second, gradient):
     kernel(weight, first, second, rate, beta1, beta2, eps, decay * stretch, gradient)
     return True  # what the kernel gives would be copied
 
@@ -53,13 +110,13 @@ class AdamW(nn.Optimizer):
         decay' = decay * rate / rate'
 
     Args:
-        groups: dicts with ``params`` and ``weight_decay``.
+        groups: see `parameter_groups`.
         learning_rate, betas, eps: as usual.
     """
 
     def __init__(self, groups: list[dict], learning_rate: float, betas: Sequence[float], eps: float):
-        super().__init__(learning_rate, groups)
-        self.decays = tuple(float(group["weight_decay"]) for group in groups for _ in group["params"])
+        super().__init__(learning_rate, _for_mindspore(groups))
+        self.decays, self.factors = _each(groups, "weight_decay"), _each(groups, "rate_factor")
         self.beta1, self.beta2 = Tensor(betas[0], ms.float32), Tensor(betas[1], ms.float32)
         self.eps = eps
         self.steps = Parameter(Tensor(0.0, ms.float32), name="steps")
@@ -71,16 +128,16 @@ class AdamW(nn.Optimizer):
         step = ops.assign_add(self.steps, Tensor(1.0, ms.float32))
         second = ops.sqrt(1 - ops.pow(self.beta2, step))
         stretch = (1 - ops.pow(self.beta1, step)) / second  # rate / rate', which may be 0 both
-        rate = self.learning_rate / stretch
-        update = ops.partial(_update, self.kernel, self.beta1, self.beta2, rate, self.eps * second, stretch)
-        return self.map_(update, self.decays, self.parameters, self.exp_avg, self.exp_avg_sq, gradients)
+        rates = _rates(self.learning_rate / stretch, self.factors)
+        update = ops.partial(_update, self.kernel, self.beta1, self.beta2, self.eps * second, stretch)
+        return self.map_(update, self.decays, rates, self.parameters, self.exp_avg, self.exp_avg_sq, gradients)
 
 
 def build_optimizer(net: nn.Cell, config: OptimConfig) -> nn.Cell:
     """SGD with momentum, or AdamW; called as ``optimizer(gradients)`` in the order of ``optimizer.parameters``."""
-    groups = parameter_groups(net, config.weight_decay)
+    groups = parameter_groups(net, config.weight_decay, config.layer_decay)
     if config.name == "sgd":
-        return nn.Momentum(groups, learning_rate=config.lr, momentum=config.momentum)
+        return Momentum(groups, config.lr, config.momentum)
     if config.name == "adamw":
         return AdamW(groups, config.lr, config.betas, config.eps)
     raise UserError(f"optim.name={config.name!r}: {closest(config.name, ('sgd', 'adamw'))}")

@@ -18,6 +18,7 @@ import numpy as np
 from mindspore import communication, nn, ops
 
 from acmix_ms import runtime
+from acmix_ms.engine.finetune import NORMS, is_frozen
 from acmix_ms.errors import UserError
 
 
@@ -63,9 +64,8 @@ def gather(values: Sequence[float]) -> np.ndarray:
 
 
 def statistics(net: nn.Cell) -> list[ms.Parameter]:
-    """The running statistics of every BatchNorm."""
-    norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-    cells = [cell for _, cell in net.cells_and_names() if isinstance(cell, norms)]
+    """The running statistics of every BatchNorm that is not frozen."""
+    cells = [cell for _, cell in net.cells_and_names() if isinstance(cell, NORMS) and not is_frozen(cell)]
     return [parameter for cell in cells for parameter in (cell.moving_mean, cell.moving_variance)]
 
 

@@ -75,6 +75,11 @@ def held(run_dir: str | os.PathLike) -> list[Path]:
     return [path for path in (folder / LAST, folder / BEST, *states(folder)) if path.exists()]
 
 
+def goes_on(run_dir: str | os.PathLike, *, resume: bool) -> bool:
+    """Whether a run takes all its weights from an earlier part of itself."""
+    return resume and bool(states(run_dir) or (Path(run_dir) / LAST).exists())
+
+
 def states(run_dir: str | os.PathLike) -> list[Path]:
     """The training states in the folder of a run, newest first, by the steps done."""
     found = Path(run_dir).glob("step-*.ckpt")

@@ -14,7 +14,7 @@ from acmix_ms import config as configuration
 from acmix_ms import runtime
 from acmix_ms.config import Config
 from acmix_ms.data.loader import Loader
-from acmix_ms.engine import checkpoint, parallel, precision, run_dir
+from acmix_ms.engine import checkpoint, finetune, parallel, precision, run_dir
 from acmix_ms.engine.draws import Draws
 from acmix_ms.engine.ema import WeightAverage
 from acmix_ms.engine.evaluation import build_predictor, compiled, evaluate
@@ -57,7 +57,8 @@ class Trainer:
         train_loader, val_loader: the two splits.
 
     Raises:
-        UserError: from the constructor when the precision or a checkpoint to resume from cannot be used.
+        UserError: from the constructor when the precision or a checkpoint to resume from cannot be used, or the net
+            has not the stages that are to be frozen or slowed down.
     """
 
     def __init__(self, net: nn.Cell, config: Config, train_loader: Loader, val_loader: Loader):
@@ -68,6 +69,7 @@ class Trainer:
         self.epoch, self.done = 0, EpochSoFar()  # epochs done, and how much of the next one
         self.best_top1 = -1.0
 
+        finetune.freeze(net, config.model.frozen_stages)
         self.optimizer = build_optimizer(net, config.optim)
         self.scaler = precision.build_scaler(config.train.precision)
         if config.train.recompute:
@@ -320,8 +322,8 @@ class Trainer:
             )
         if set(self._state()) != set(saved.state) or "in_epoch" not in saved.meta:
             raise UserError(
-                f"{path} was saved with another optim.name, train.precision, train.ema_decay or version: "
-                "resume with the same, or give another run_dir"
+                f"{path} was saved with another optim.name, model.frozen_stages, train.precision, train.ema_decay or "
+                "version: resume with the same, or give another run_dir"
             )
         steps, batch = saved.meta["steps_per_epoch"], saved.meta["global_batch"]
         if (steps, batch) != (len(self.train_loader), self._global_batch()):
