@@ -21,7 +21,7 @@ quickstart: env
 	$(RUN) scripts/quickstart.py
 
 test: env
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist loadfile
 
 lint: env
 	$(RUN) -m ruff check .
