@@ -2,40 +2,60 @@
 
 from __future__ import annotations
 
+import json
+
 from acmix_ms import config, runtime
 from acmix_ms.arguments import ArgumentParser
 from acmix_ms.engine import run_dir
-from acmix_ms.errors import run_cli
+from acmix_ms.engine.metrics import class_table
+from acmix_ms.errors import UserError, run_cli
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Print top-1, top-5 and the number of images of the validation split."""
+    """Print top-1, top-5, the number of images of the validation split, and how many were done in a second."""
     parser = ArgumentParser(prog="eval.py", description="Evaluate a checkpoint on the validation split.")
     parser.add_config()
-    parser.add_argument("--checkpoint", required=True, metavar="FILE", help=".ckpt or .safetensors")
+    parser.add_argument("--checkpoint", required=True, metavar="FILE", help=".ckpt, .safetensors or .mindir")
     parser.add_argument("--weights", choices=("trained", "ema"), default="trained", help="ema: their moving averages")
+    parser.add_argument("--per-class", action="store_true", help="also print the accuracy of each class")
+    parser.add_argument("--output", metavar="FILE.json", help="write all scores there, those of each class too")
     args = parser.parse_intermixed_args(argv)
     cfg = config.load(args.config, args.overrides)
+    if args.output:
+        run_dir.writable_file(args.output, "--output")
     scores = evaluate(cfg, args.checkpoint, averaged=args.weights == "ema")
+    speed = f"  {scores['img_per_s']:.0f} img/s" if scores["img_per_s"] else ""
     print(
         f"top-1 {scores['top1']:.2f} %  top-5 {scores['top5']:.2f} %  "
-        f"loss {scores['loss']:.4f}  {scores['count']} images"
+        f"loss {scores['loss']:.4f}  {scores['count']} images{speed}"
     )
+    if args.per_class:
+        print(class_table(scores["classes"]))
+    if args.output and runtime.leads():
+        run_dir.write_text(args.output, json.dumps({"checkpoint": args.checkpoint, **scores}, indent=1) + "\n")
 
 
-def evaluate(cfg: config.Config, checkpoint_path: str, averaged: bool = False) -> dict:
-    """Scores of a checkpoint file: ``top1``, ``top5`` in percent, ``loss``, ``count``. Computes in float32."""
-    run_dir.require_checkpoint(checkpoint_path)
-    runtime.start(cfg.runtime.device, cfg.runtime.mode, cfg.seed, cfg.train.deterministic, cfg.runtime.threads)
+def evaluate(cfg: config.Config, path: str, averaged: bool = False) -> dict:
+    """What the net in a file scores, as `evaluation.evaluate` gives it. Weights compute in float32."""
+    exported = run_dir.require_checkpoint(path).suffix == ".mindir"
+    if exported and averaged:
+        raise UserError(f"--weights ema: {path} has one set of weights; leave it out")
+    mode = "graph" if exported else cfg.runtime.mode  # a MINDIR runs in graph mode only
+    runtime.start(cfg.runtime.device, mode, cfg.seed, cfg.train.deterministic, cfg.runtime.threads)
 
     from acmix_ms.data import create_loader  # MindSpore takes seconds to import: after what may be wrong before it
+    from acmix_ms.deploy import mindir
     from acmix_ms.engine import checkpoint, evaluation
     from models import create_model
 
-    loader = create_loader(cfg.data, "val", rank=runtime.rank(), size=runtime.world_size(), seed=cfg.seed)
+    data = mindir.data_for(path, cfg.data) if exported else cfg.data
+    loader = create_loader(data, "val", rank=runtime.rank(), size=runtime.world_size(), seed=cfg.seed)
     num_classes = loader.require_classes(cfg.model.num_classes)
+    if exported:
+        graph = mindir.load(path)
+        return evaluation.evaluate(graph, loader, mindir.predictor(graph, path, num_classes))
     net = create_model(cfg.model.name, num_classes=num_classes, **cfg.model.kwargs)
-    checkpoint.load_weights(net, checkpoint_path, averaged=averaged)
+    checkpoint.load_weights(net, path, averaged=averaged)
     return evaluation.evaluate(net, loader)
 
 

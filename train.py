@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from acmix_ms import config, runtime
 from acmix_ms.arguments import ArgumentParser
-from acmix_ms.engine import run_dir
+from acmix_ms.engine import events, run_dir
 from acmix_ms.errors import run_cli
 
 
@@ -21,6 +21,8 @@ def train(cfg: config.Config) -> dict:
     """Train as ``cfg`` says; returns what `acmix_ms.engine.trainer.Trainer.fit` returns, and ``params``."""
     if _initial(cfg):
         run_dir.require_checkpoint(cfg.model.init_checkpoint)
+    if cfg.train.events and runtime.leads():
+        events.require()
     run_dir.prepare(cfg.run_dir, resume=cfg.train.resume)
     with run_dir.locked(cfg.run_dir, runtime.leads()):
         return _train(cfg)

@@ -96,6 +96,7 @@ class TrainConfig:
     ema_decay: float = _number(0.0, least=0, below=1)  # of the average of the weights that is validated; 0: none
     recompute: bool = False  # compute the operators' insides again in the backward pass instead of keeping them
     log_every: int = _number(50, least=1)  # steps between progress lines
+    events: bool = False  # also write what is logged for TensorBoard, into run_dir/events; needs tensorboardX
     save_every_steps: int = _number(0, least=0)  # save within epochs too; 0: at their ends only
     keep_checkpoints: int = _number(2, least=1)  # newest training states kept; a damaged one leaves the one before
     allow_changes: bool = False  # resume although the configuration differs from that of the checkpoint
@@ -127,7 +128,7 @@ class Config:
 FREE_TO_CHANGE = (
     *("run_dir", "model.init_checkpoint", "data.path", "data.workers", "runtime.device", "runtime.threads"),
     *("train.resume", "train.recompute", "train.log_every", "train.save_every_steps", "train.keep_checkpoints"),
-    "train.allow_changes",
+    *("train.allow_changes", "train.events"),
 )
 
 # What people type for short on the command line.

@@ -3,13 +3,13 @@
 #
 #   VENV=.venv               where
 #   PYTHON=                  the interpreter; by default the first suitable one of CANDIDATES
-#   EXTRAS=export,det,viz,dev    the optional dependencies
+#   EXTRAS=export,det,viz,events,dev    the optional dependencies
 #   MINDSPORE=               another MindSpore than the one of constraints.txt
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 VENV=${VENV:-.venv}
-EXTRAS=${EXTRAS:-export,det,viz,dev}
+EXTRAS=${EXTRAS:-export,det,viz,events,dev}
 MINDSPORE=${MINDSPORE:-}
 CANDIDATES="python3.11 python3.10 python3.12 python3.9 python3 python"
 OLDEST=9 SERVES="3.9, 3.10, 3.11 and 3.12"

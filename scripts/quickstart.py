@@ -85,6 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"weights          {best}, and all that resuming needs in {folder / run_dir.LAST}")
     print(f"exported file    {exported}, largest difference {summary['export_max_difference']:g}")
     print(f"curves           {folder / run_dir.CURVES}")
+    print(f"report           {folder / run_dir.REPORT}")
     if rates:
         print(f"alpha and beta   {folder / RATES}")
     print(f"these numbers    {folder / 'summary.json'}")

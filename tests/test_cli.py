@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -54,8 +55,9 @@ def test_train_resume_evaluate_export(run_cli):
     trained = run_cli("train.py", *common)
     assert trained.code == 0, trained.stderr
     assert "epoch 2/2  validation: loss" in trained.stdout
-    names = [".lock", "best.ckpt", "config.yaml", "curves.png", "last.ckpt", "log.csv"]
-    assert sorted(p.name for p in run.iterdir()) == [*names, "step-00000011.ckpt", "step-00000022.ckpt"]
+    names = [".lock", "best.ckpt", "best.json", "config.yaml", "curves.png", "environment.json", "last.ckpt", "log.csv"]
+    names += ["report.html", "step-00000011.ckpt", "step-00000022.ckpt"]
+    assert sorted(p.name for p in run.iterdir()) == names
     assert "best.ckpt" in trained.stdout.splitlines()[-1]
 
     before = tree(run)
@@ -76,7 +78,7 @@ def test_train_resume_evaluate_export(run_cli):
     best = float(resumed.stdout.splitlines()[-1].split("best top-1 ")[1].split(" %")[0])
     top1 = float(evaluated.stdout.split("top-1 ")[1].split(" %")[0])
     assert abs(best - top1) < 0.6  # two images: threads sum in different orders
-    assert "355 images" in evaluated.stdout
+    assert re.search(r"  355 images  \d+ img/s$", evaluated.stdout.splitlines()[-1])
     assert "top-5" in evaluated.stdout
 
     output = run / "net.mindir"
@@ -88,6 +90,11 @@ def test_train_resume_evaluate_export(run_cli):
     assert "batch 1: largest difference" in exported.stdout
     assert "batch 3: largest difference" in exported.stdout
     assert ms.load(str(output)) is not None
+
+    (run / "report.html").unlink()
+    reported = run_cli("scripts/report.py", run)
+    assert (reported.code, reported.stdout) == (0, f"written: {run / 'report.html'}\n"), reported.stderr
+    assert "3 epochs, 33 steps" in (run / "report.html").read_text()
 
 
 def test_mistakes_are_one_line_in_a_real_process(run_cli, tmp_path):
@@ -145,13 +152,17 @@ def wrong(call, *args):
     return str(raised.value)
 
 
-def test_train_mistakes(call, tmp_path):
+def test_train_mistakes(call, tmp_path, monkeypatch):
     run = tmp_path / "run"
     base = ("train", "--config", DIGITS, f"run_dir={run}", "model.name=tiny_net", "optim.epochs=1")
     assert "none does not exist" in wrong(call, "train", "--config", "none")
     assert "unrecognized arguments: --confg" in wrong(call, *base, "--confg=x")
     assert "no such folder" in wrong(call, *base, "data.name=imagefolder", f"data.path={tmp_path / 'none'}")
     assert "'tiny_net'" in wrong(call, *base, "model.name=tiny_nett")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "tensorboardX", None)
+        assert "pip install tensorboardX" in wrong(call, *base, "train.events=true", f"run_dir={tmp_path / 'new'}")
+        assert not (tmp_path / "new").exists()
     assert "model.num_classes=7, but the data have 10" in wrong(call, *base, "model.num_classes=7")
     assert "bf16" in wrong(call, *base, "train.precision=bf16")
     assert "none.ckpt does not exist" in wrong(call, *base, "model.init_checkpoint=none.ckpt")
@@ -239,6 +250,48 @@ def test_fine_tuning_with_larger_images_in_a_real_process(run_cli, tmp_path):
     assert "9 images" in evaluated.stdout
 
 
+def test_evaluation_by_class(call, tmp_path, tiny_checkpoint, capsys):
+    output = tmp_path / "new folder" / "scores.json"
+    base = ("eval", "--config", DIGITS, "model.name=tiny_net", "--checkpoint", tiny_checkpoint)
+    call(*base, "--per-class", "--output", output)
+    lines = capsys.readouterr().out.splitlines()
+    scores = json.loads(output.read_text())
+    assert f"top-1 {scores['top1']:.2f} %" in lines[-12]
+    assert lines[-11].split()[:2] == ["class", "images"]
+    for line, found in zip(lines[-10:], scores["classes"]):
+        assert line.split()[:3] == [found["name"], str(found["images"]), f"{found['top1']:.2f}"]
+    assert scores["checkpoint"] == str(tiny_checkpoint)
+    call(*base)
+    assert "class" not in capsys.readouterr().out
+    assert "is a folder" in wrong(call, *base, "--output", tmp_path)
+
+
+@pytest.mark.parametrize("batch", [50, "dynamic"])
+def test_a_mindir_scores_as_its_checkpoint(call, tmp_path, tiny_checkpoint, batch):
+    """The file has a batch of its own, whatever data.batch_size says."""
+    file = tmp_path / "tiny.mindir"
+    call("export", "--model", "tiny_net", "--image-size", 32, "--checkpoint", tiny_checkpoint, "--format", "mindir",
+         "--batch", batch, "--output", file)  # fmt: skip
+    found = []
+    for path in (tiny_checkpoint, file):
+        output = tmp_path / f"{path.suffix}.json"
+        call("eval", "--config", DIGITS, "model.name=tiny_net", "--checkpoint", path, "--output", output)
+        found.append(json.loads(output.read_text()))
+    assert found[1]["loss"] == pytest.approx(found[0]["loss"], rel=1e-4)
+    for key in ("top1", "top5", "count", "classes"):
+        assert found[1][key] == found[0][key]
+
+    base = ("eval", "--config", DIGITS, "--checkpoint", file)
+    size = wrong(call, *base, "data.image_size=24")
+    assert "takes images of 32x32 pixels, but data.image_size=24: give data.image_size=32" in size
+    assert "--image-size 24" in size
+    images = make_images(tmp_path / "images")
+    two = wrong(call, *base, "data.name=imagefolder", f"data.path={images}", "model.num_classes=null")
+    assert "gives 10 classes, the data have 2" in two
+    file.write_bytes(b"text" * 100)
+    assert "cannot be loaded as MINDIR" in wrong(call, *base)
+
+
 def test_eval_mistakes(call, tmp_path, tiny_checkpoint):
     base = ("eval", "--config", DIGITS, "model.name=tiny_net")
     assert "does not exist" in wrong(call, *base, "--checkpoint", tmp_path / "none.ckpt")
@@ -298,6 +351,14 @@ def test_quickstart_beside_an_earlier_run(tmp_path):
     assert 0 < summary["top1"] < 97
     assert summary["export_max_difference"] < 1e-4
     said = done.stdout.partition("[5/5] summary")[2]
-    for name in ("best.ckpt", "last.ckpt", "acmix_resnet_digits.mindir", "curves.png", "rates.png", "summary.json"):
+    for name in (
+        "best.ckpt",
+        "last.ckpt",
+        "acmix_resnet_digits.mindir",
+        "curves.png",
+        "report.html",
+        "rates.png",
+        "summary.json",
+    ):
         assert (earlier / name).stat().st_size > 0
         assert str(Path("runs") / "quickstart" / name) in said

@@ -9,7 +9,8 @@ from mindspore import nn
 from tiny import Restless, TinyNet
 
 from acmix_ms import runtime
-from acmix_ms.deploy import VerificationError, check_format, check_output, export, verify
+from acmix_ms.config import DataConfig
+from acmix_ms.deploy import VerificationError, check_format, check_output, export, mindir, verify
 from acmix_ms.errors import UserError
 
 
@@ -77,6 +78,24 @@ def test_formats():
         check_format("mindri")
     with pytest.raises(UserError, match="AIR|air.*needs an Ascend host"):
         check_format("air")
+
+
+@pytest.mark.parametrize(("batch", "expected"), [(5, 5), (None, 64)])
+def test_a_file_tells_what_it_takes(tmp_path, batch, expected):
+    path = export(TinyNet(), "mindir", tmp_path / "net.mindir", image_size=32, batch=batch)
+    assert mindir.input_shapes(path) == [(batch, 3, 32, 32)]
+    data = DataConfig(batch_size=64, image_size=32)
+    fitting = mindir.data_for(path, data)
+    assert (fitting.batch_size, data.batch_size) == (expected, 64)
+    with pytest.raises(UserError, match="takes images of 32x32 pixels.*data.image_size=64.*--image-size 64"):
+        mindir.data_for(path, DataConfig(image_size=64))
+
+
+def test_a_file_that_takes_no_images_is_named(tmp_path):
+    path = tmp_path / "dense.mindir"
+    ms.export(nn.Dense(5, 3), ms.Tensor(np.zeros((2, 5), np.float32)), file_name=str(path), file_format="MINDIR")
+    with pytest.raises(UserError, match="dense.mindir takes 2x5, not images"):
+        mindir.data_for(path, DataConfig())
 
 
 def test_files_that_are_no_mindir_are_named(tmp_path):

@@ -112,8 +112,13 @@ def results(tmp_path_factory):
             assert all((folder / "logs" / f"rank_{rank}.log").exists() for rank in range(size))
         assert len(list(folder.glob("result_*.json"))) == size
         found[size] = [json.loads((folder / f"result_{rank}.json").read_text()) for rank in range(size)]
-        written = sorted(p.name for p in folder.iterdir() if p.name.endswith((".ckpt", ".csv", ".png", ".yaml")))
-        assert written == ["best.ckpt", "config.yaml", "curves.png", "last.ckpt", "log.csv", "step-00000030.ckpt"]
+        written = sorted(
+            p.name for p in folder.iterdir() if p.name.endswith((".ckpt", ".csv", ".html", ".png", ".yaml"))
+        )
+        assert written == [
+            *("best.ckpt", "config.yaml", "curves.png", "last.ckpt", "log.csv", "rates.csv", "report.html"),
+            "step-00000030.ckpt",
+        ]
     return found
 
 
@@ -149,6 +154,10 @@ def test_every_image_is_evaluated_once(results):
             small, large = seen["scores"]
             assert small["top1"] == large["top1"]
             assert small["loss"] == pytest.approx(large["loss"], rel=1e-6)
+            assert small["classes"] == large["classes"]
+            assert sum(found["images"] for found in small["classes"]) == 355
+            right = sum(found["images"] * found["top1"] for found in small["classes"])
+            assert right / 355 == pytest.approx(small["top1"])
         assert results[size][0]["scores"][0]["loss"] == pytest.approx(results[1][0]["scores"][0]["loss"], rel=1e-3)
 
 

@@ -67,6 +67,9 @@ def test_averages_are_validated_saved_and_evaluated(tmp_path, monkeypatch):
 
     assert top1(run_dir.LAST, True) == top1(run_dir.BEST, False) == top1(run_dir.BEST, True)
     assert top1(run_dir.LAST, False) != top1(run_dir.LAST, True)
+    (tmp_path / "x.mindir").write_bytes(b"")
+    with pytest.raises(UserError, match="--weights ema: .*x.mindir has one set of weights"):
+        top1("x.mindir", True)
     with pytest.raises(UserError, match="train.ema_decay"):
         make_trainer(tmp_path, train__resume=True)
 

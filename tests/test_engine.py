@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import os
 import subprocess
@@ -15,9 +16,10 @@ import pytest
 from tiny import TinyNet
 
 from acmix_ms import config, runtime
+from acmix_ms.analysis import figures
 from acmix_ms.config import OptimConfig
 from acmix_ms.data import create_loader
-from acmix_ms.engine import checkpoint
+from acmix_ms.engine import checkpoint, logger
 from acmix_ms.engine.evaluation import evaluate
 from acmix_ms.engine.metrics import Accuracy, label_rank
 from acmix_ms.engine.optim import build_optimizer, learning_rate, parameter_groups, set_learning_rate
@@ -139,10 +141,14 @@ def test_training_learns_logs_and_saves(tmp_path, mode, capsys):
     assert not np.array_equal(moving, trainer.net.body[1].moving_mean.asnumpy()), "batch norm saw no training"
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "best.ckpt",
+        "best.json",
         "config.yaml",
         "curves.png",
+        "environment.json",
         "last.ckpt",
         "log.csv",
+        "rates.csv",
+        "report.html",
         "step-00000011.ckpt",
         "step-00000022.ckpt",
     ]
@@ -150,6 +156,15 @@ def test_training_learns_logs_and_saves(tmp_path, mode, capsys):
     output = capsys.readouterr().out
     assert "epoch 2/2  step 11/11  loss" in output
     assert "ETA 0:00:00" in output
+    assert "scale" not in output
+    rates = list(csv.DictReader(open(tmp_path / "rates.csv")))
+    assert [(row["epoch"], row["layer"]) for row in rates] == [("1", ""), ("2", "")]
+    assert float(rates[1]["alpha"]) == pytest.approx(float(trainer.net.rate1.asnumpy()[0]), abs=1e-5)
+    assert rates[0]["alpha"] != rates[1]["alpha"]
+    scores = json.loads((tmp_path / "best.json").read_text())
+    assert scores["top1"] == pytest.approx(result["best_top1"])
+    assert sum(found["images"] for found in scores["classes"]) == 355
+    assert json.loads((tmp_path / "environment.json").read_text())["MindSpore"] == ms.__version__
 
     assert config.load(tmp_path / "config.yaml").optim.lr == 0.003
     net = TinyNet()
@@ -160,10 +175,11 @@ def test_training_learns_logs_and_saves(tmp_path, mode, capsys):
 
 
 @pytest.mark.parametrize("precision", ["mixed", "fp16"])
-def test_sixteen_bits_train_under_plain_names(tmp_path, precision):
+def test_sixteen_bits_train_under_plain_names(tmp_path, precision, capsys):
     trainer = make_trainer(tmp_path, train__precision=precision, optim__epochs=1)
     before = trainer.net.fc.weight.asnumpy().copy()
     trainer.fit()
+    assert capsys.readouterr().out.count("  scale 16384  ") == 3  # steps 5, 10 and 11
     saved = checkpoint.read(tmp_path / "last.ckpt")
     assert saved.weights.keys() == TinyNet().parameters_dict().keys()
     assert {value.dtype for value in saved.weights.values()} == {np.dtype("f4")}, "weights stay float32"
@@ -285,3 +301,34 @@ def test_rows_of_epochs_that_no_checkpoint_has_are_dropped(tmp_path):
     make_trainer(tmp_path, train__resume=True).fit()
     rows = list(csv.DictReader(open(tmp_path / "log.csv")))
     assert [row["epoch"] for row in rows] == ["1", "2"]
+    rates = list(csv.DictReader(open(tmp_path / "rates.csv")))
+    assert [row["epoch"] for row in rates] == ["1", "2"]
+    assert not (tmp_path / "rates.csv.partial").exists()
+
+
+def test_rates_are_recorded_under_the_names_of_the_layers_in_any_precision(tmp_path):
+    """Casting a net puts Cells around its layers."""
+    names = []
+    for precision in ("fp32", "mixed", "fp16"):
+        net = create_model("acmix_resnet_digits", num_classes=10)
+        trainer = make_trainer(tmp_path / precision, net, train__precision=precision)
+        names.append([layer for layer, _, _ in figures.collect_rates(trainer.net)])
+    assert names[0] == ["layer1.0.conv2", "layer2.0.conv2", "layer3.0.conv2", "layer4.0.conv2"]
+    assert names[1] == names[2] == names[0]
+
+
+def test_rows_that_a_full_disk_refused_are_written_with_the_next(tmp_path, monkeypatch, capsys):
+    table = logger.Table(tmp_path / "table.csv", ("epoch", "value"), 0)
+
+    def full(path, text):
+        raise UserError(f"{path} cannot be written: No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(logger, "write_text", full)
+        table.add([{"epoch": "1", "value": "a"}])
+    assert "table.csv cannot be written: No space left on device; training goes on" in capsys.readouterr().out
+    assert not (tmp_path / "table.csv").exists()
+    table.add([{"epoch": "2", "value": "b"}])
+    assert [row["value"] for row in logger.read_table(tmp_path / "table.csv")] == ["a", "b"]
+    logger.Table(tmp_path / "table.csv", ("epoch", "value"), 0)
+    assert not (tmp_path / "table.csv").exists(), "a fresh start leaves no row of another run"

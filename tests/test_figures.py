@@ -1,5 +1,6 @@
 """analysis: every figure is written, shows its data, is of the right size, and survives short or odd data."""
 
+import io
 import math
 import warnings
 
@@ -89,6 +90,24 @@ def test_rates(tmp_path, rates):
     figures.plot_rates(rates, png)
     assert_good_png(png, 1260)
     assert pixels_of(png, figures.BLUE) > 5
+
+
+@pytest.mark.parametrize(("layers", "epochs"), [(1, 1), (12, 3), (40, 300)])
+def test_rate_history_has_a_line_for_each_layer(tmp_path, layers, epochs):
+    png = tmp_path / "new folder" / "history.png"
+    history = {f"layer {i}": [(e, 0.5 + i * e / 9000, -0.1 * i) for e in range(1, epochs + 1)] for i in range(layers)}
+    figures.plot_rate_history(history, png)
+    assert_good_png(png, 1260)
+    assert pixels_of(png, "#440154") > 5  # the first layer is the darkest
+    buffer = io.BytesIO()
+    figures.plot_rate_history(history, buffer)
+    assert buffer.getvalue() == png.read_bytes()
+
+
+@pytest.mark.parametrize("history", [{}, {"plain network": []}])
+def test_history_of_nothing_is_refused(history):
+    with pytest.raises(UserError, match="no layer with learned rates"):
+        figures.plot_rate_history(history, io.BytesIO())
 
 
 @pytest.mark.parametrize("rates", [{}, {"plain network": []}])

@@ -301,7 +301,7 @@ def test_a_group_averages_no_frozen_statistics(monkeypatch):
     monkeypatch.setattr(runtime, "world_size", lambda: 2)
     monkeypatch.setattr(parallel.ops, "AllReduce", lambda *_: lambda value: value + 6)
     before = values(net)
-    parallel.average_statistics(net)
+    parallel.average(parallel.statistics(net))
     after = values(net)
     changed = {key for key in before if not np.array_equal(before[key], after[key])}
     assert changed == {"body.4.moving_mean", "body.4.moving_variance"}

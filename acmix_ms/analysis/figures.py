@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from acmix_ms.analysis.attention import Attention
 
 PathLike = Union[str, os.PathLike]
+Target = Union[PathLike, io.BytesIO]
 
 # Okabe and Ito: told apart with every kind of colour vision.
 BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
@@ -42,13 +44,13 @@ STYLE = {
 }
 
 
-def plot_curves(csv_path: PathLike, png_path: PathLike) -> None:
+def plot_curves(csv_path: PathLike, png_path: Target) -> None:
     """Draw a run from its log: loss, accuracy and learning rate over the epochs.
 
     Args:
         csv_path: one row per epoch with the columns ``epoch, train_loss, lr, val_loss, val_top1, val_top5``
             (others are ignored); accuracies in percent; the ``val`` columns may be empty.
-        png_path: written, together with its folder.
+        png_path: written, together with its folder; or a buffer.
 
     Raises:
         UserError: the log has no epoch yet.
@@ -136,6 +138,41 @@ def _rates_row(row: Sequence[Axes], runs: dict[str, list[tuple[float, float]]], 
         _whole_numbers(axes, range(1, deepest + 1))
     if len(runs) > 1:
         _legend(alpha)
+
+
+def plot_rate_history(history: Mapping[str, Sequence[tuple[int, float, float]]], png_path: Target) -> None:
+    """Draw how the two paths of each layer gained and lost over the training.
+
+    Args:
+        history: (epoch, alpha, beta) after each epoch, by the name of the layer, from the input on.
+        png_path: written, together with its folder; or a buffer.
+
+    Raises:
+        UserError: there is no layer with rates.
+    """
+    if not any(history.values()):
+        raise UserError("rates: no layer with learned rates (mix='alpha' or 'learned'), there is nothing to draw")
+    colours = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.92, len(history)))  # dark to light: input to output
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10.5, 3.4), layout="constrained")
+        alpha, beta = figure.subplots(1, 2, sharey=True)
+        for colour, (layer, rows) in zip(colours, history.items()):
+            epochs = [epoch for epoch, _, _ in rows]
+            for axes, column in ((alpha, 1), (beta, 2)):
+                sizes = [abs(row[column]) for row in rows]
+                axes.plot(epochs, sizes, color=colour, marker="o" if len(rows) <= 40 else None, label=layer or "net")
+        alpha.set(title=r"$|\alpha|$: attention path", ylabel="size of the rate")
+        beta.set(title=r"$|\beta|$: convolution path")
+        points = [point for rows in history.values() for point in rows]
+        every = sorted({epoch for epoch, _, _ in points})
+        for axes in (alpha, beta):
+            axes.set_ylim(0, 1.08 * max(abs(rate) for _, *pair in points for rate in pair) or 1)
+            axes.set_xlabel("epoch")
+            _whole_numbers(axes, every)
+        # So many names as fit beside the plots; of more the first and the last, between which the colours go.
+        lines = alpha.get_lines()
+        figure.legend(handles=lines if len(lines) <= 12 else [lines[0], lines[-1]], loc="outside right upper")
+        _save(figure, png_path)
 
 
 def plot_ablations(records: Sequence[Mapping], png_path: PathLike, *, titles: Mapping[str, str]) -> None:
@@ -252,6 +289,7 @@ def _whole_numbers(axes: Axes, x: list[int] | range) -> None:
         axes.set_xlim(x[0] - 1, x[0] + 1)
 
 
-def _save(figure: Figure, png_path: PathLike) -> None:
-    Path(png_path).parent.mkdir(parents=True, exist_ok=True)
+def _save(figure: Figure, png_path: Target) -> None:
+    if not isinstance(png_path, io.BytesIO):
+        Path(png_path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(png_path, dpi=120, format="png")

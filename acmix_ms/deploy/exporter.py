@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from acmix_ms import runtime
-from acmix_ms.engine.run_dir import writable_folder
+from acmix_ms.deploy import mindir
+from acmix_ms.engine.run_dir import writable_file
 from acmix_ms.errors import UserError, closest
 
 FORMATS = ("mindir", "air")
@@ -53,10 +54,7 @@ def check_output(path: str | os.PathLike, *, force: bool = False) -> Path:
     Raises:
         UserError: it exists and ``force`` is not set, or its folder cannot be written to.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise UserError(f"--output {path} is a folder: give a file name")
-    writable_folder(path.parent, "--output")
+    path = writable_file(path, "--output")
     if path.exists() and not force:
         raise UserError(f"--output {path} exists already: give another name, or --force to replace it")
     return path
@@ -129,14 +127,8 @@ def verify(path: str | os.PathLike, cell, inputs: Sequence[np.ndarray]) -> Diffe
         UserError: the file is missing or cannot be loaded.
     """
     import mindspore as ms
-    from mindspore import nn
 
-    if not Path(path).is_file():
-        raise UserError(f"{path} does not exist")
-    try:
-        graph = nn.GraphCell(ms.load(str(path)))
-    except (RuntimeError, ValueError) as error:
-        raise UserError(f"{path} cannot be loaded as MINDIR; export it again") from error
+    graph = mindir.load(path)
     tensors = [ms.Tensor(value) for value in inputs]
     cell.set_train(False)
     expected = cell(*tensors).asnumpy().astype(np.float64)

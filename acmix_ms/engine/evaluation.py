@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import mindspore as ms
+import numpy as np
 from mindspore import nn
 
 from acmix_ms.data.loader import Loader
 from acmix_ms.engine import parallel
-from acmix_ms.engine.metrics import Accuracy
+from acmix_ms.engine.metrics import Accuracy, by_class
 
 
 def compiled(function: Callable) -> Callable:
@@ -27,19 +29,31 @@ def build_predictor(net: nn.Cell) -> Callable[[ms.Tensor], ms.Tensor]:
 
 
 def evaluate(net: nn.Cell, loader: Loader, predict: Callable | None = None) -> dict:
-    """Top-1, top-5, loss and count of ``net`` over one split, as `Accuracy.result` gives them.
-
-    Where a group shares the split, every process gets the scores of the whole of it.
+    """What ``net`` scores on one split. Where a group shares it, every process gets the scores of the whole of it.
 
     Args:
         net: switched to evaluation, and left so.
         predict: what `build_predictor` gave for this net, to compile only once.
+
+    Returns:
+        what `Accuracy.result` gives; ``img_per_s``, images per second of the group, data included, without the first
+        batch, which compiles (None where there is no other); ``classes``, as `by_class` gives them.
     """
     predict = predict or build_predictor(net)
     net.set_train(False)
-    accuracy = Accuracy()
+    accuracy, marks = Accuracy(), []
     for images, labels in loader.epoch(0):
         accuracy.update(predict(ms.Tensor(images)).asnumpy(), labels)
+        marks.append((accuracy.count, time.perf_counter()))
+    outcomes, timed = accuracy.outcomes(), np.subtract(marks[-1], marks[0])[None]
     if loader.size > 1:
         accuracy.set_sums(parallel.gather(accuracy.sums()).sum(axis=0))
-    return accuracy.result()
+        every = parallel.gather(outcomes.ravel()).reshape(loader.size, *outcomes.shape)  # as many rows in each rank
+        outcomes = np.concatenate(list(every), axis=1).astype(np.int64)
+        timed = parallel.gather(timed[0])
+    images, seconds = timed[:, 0].sum(), timed[:, 1].max()
+    return {
+        **accuracy.result(),
+        "img_per_s": float(images / seconds) if images else None,
+        "classes": by_class(outcomes, loader.class_names),
+    }

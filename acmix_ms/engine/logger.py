@@ -1,18 +1,21 @@
-"""What a run tells: progress lines on the console, a CSV row per epoch, and a picture of the curves."""
+"""What a run tells: progress lines on the console, CSV rows per epoch, and a picture of the curves."""
 
 from __future__ import annotations
 
 import csv
-import os
+import io
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from acmix_ms.analysis import figures
-from acmix_ms.engine.run_dir import CURVES, LOG
+from acmix_ms.engine.events import Record
+from acmix_ms.engine.run_dir import CURVES, LOG, RATES, write_text
+from acmix_ms.errors import UserError
 
 COLUMNS = ("epoch", "step", "train_loss", "lr", "img_per_s", "val_loss", "val_top1", "val_top5")
+RATE_COLUMNS = ("epoch", "layer", "alpha", "beta")
 SECONDS_BETWEEN_PICTURES = 60.0  # drawing takes about a second
 DATA_BOUND = 0.3  # an epoch that waits for data longer than this part of its time says so
 
@@ -21,17 +24,32 @@ T = TypeVar("T")
 
 class Progress:
     """Console lines within an epoch, with the speed, the share of the time that goes into waiting for data, and the
-    time that is left.
+    time that is left; and the same numbers as events.
 
     The first step of a process compiles the graph; it would spoil all three and is not counted.
 
     Args:
+        epochs, steps_per_epoch, images_per_step, log_every: of the run.
+        scale: gives the loss scale, or None where there is none. It is called for each line only: it waits for the
+            device.
+        record: receives the events.
         remedy: what to do if the data are too slow; empty if nothing can be done.
     """
 
-    def __init__(self, *, epochs: int, steps_per_epoch: int, images_per_step: int, log_every: int, remedy: str = ""):
+    def __init__(
+        self,
+        *,
+        epochs: int,
+        steps_per_epoch: int,
+        images_per_step: int,
+        log_every: int,
+        scale: Callable[[], float | None] = lambda: None,
+        record: Record = lambda step, values: None,
+        remedy: str = "",
+    ):
         self._epochs, self._steps = epochs, steps_per_epoch
         self._images_per_step, self._log_every, self._remedy = images_per_step, log_every, remedy
+        self._scale, self._record = scale, record
         self._counted, self._seconds, self._mark = 0, 0.0, None
         self._waited = 0.0  # seconds since the last step
         self._epoch_seconds, self._epoch_waited = 0.0, 0.0
@@ -59,11 +77,17 @@ class Progress:
         self._mark = now
         if step % self._log_every == 0 or step == self._steps:
             share = "?" if self.data_share is None else f"{100 * self.data_share:.0f}"
+            scale = self._scale()
             print(
                 f"epoch {epoch}/{self._epochs}  step {step}/{self._steps}  loss {loss:.4f}  lr {lr:.3g}  "
+                f"{'' if scale is None else f'scale {scale:.0f}  '}"
                 f"{self.images_per_second:.0f} img/s  data {share} %  ETA {self._left(epoch, step)}",
                 flush=True,
             )
+            values = {"loss": loss, "lr": lr, "img_per_s": self.images_per_second}
+            if scale is not None:
+                values["loss_scale"] = scale
+            self._record((epoch - 1) * self._steps + step, {f"train/{name}": value for name, value in values.items()})
 
     def end_epoch(self, epoch: int) -> None:
         """Call after the last step of an epoch, before validation; says so if the epoch was data-bound."""
@@ -95,10 +119,10 @@ class Progress:
 
 
 class EpochLog:
-    """``log.csv`` and ``curves.png`` in the folder of a run."""
+    """``log.csv``, ``rates.csv`` and ``curves.png`` in the folder of a run."""
 
     def __init__(self, run_dir: Path, epochs_done: int = 0, *, write: bool = True):
-        """Start a new table, or go on after ``epochs_done``: rows of later epochs, which no checkpoint has, go.
+        """Start new tables, or go on after ``epochs_done``: rows of later epochs, which no checkpoint has, go.
 
         Without ``write`` nothing happens at all: in a group one process keeps the log.
         """
@@ -107,34 +131,59 @@ class EpochLog:
         self._drawn = 0.0
         if not write:
             return
-        rows = self._rows() if epochs_done else []
-        self._write([row for row in rows if int(row["epoch"]) <= epochs_done])
+        self._log = Table(self._path, COLUMNS, epochs_done)
+        self._rates = Table(run_dir / RATES, RATE_COLUMNS, epochs_done)
 
-    def add(self, **values: float) -> None:
-        """Append the row of one epoch; the keywords are `COLUMNS`."""
+    def add(self, rates: Iterable[tuple[str, float, float]] = (), **values: float) -> None:
+        """Append one epoch: (layer, alpha, beta) of each layer that has them, and as keywords its `COLUMNS`."""
         if not self._enabled:
             return
-        self._write([*self._rows(), {name: f"{values[name]:.6g}" for name in COLUMNS}])
+        self._log.add([{name: f"{values[name]:.6g}" for name in COLUMNS}])
+        rows = [(f"{values['epoch']}", layer, f"{alpha:.6g}", f"{beta:.6g}") for layer, alpha, beta in rates]
+        self._rates.add([dict(zip(RATE_COLUMNS, row)) for row in rows])
         if time.monotonic() - self._drawn > SECONDS_BETWEEN_PICTURES:
             self.draw()
 
     def draw(self) -> None:
         """Draw the curves of all rows so far."""
-        if self._enabled and self._rows():
+        if self._enabled and self._path.exists():
             figures.plot_curves(self._path, self._picture)
             self._drawn = time.monotonic()
 
-    def _rows(self) -> list[dict[str, str]]:
-        if not self._path.exists():
-            return []
-        with open(self._path, newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
 
-    def _write(self, rows: list[dict[str, str]]) -> None:
-        # The table is small: writing it anew and renaming keeps it whole when the process is killed.
-        partial = self._path.with_suffix(".csv.partial")
-        with open(partial, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(partial, self._path)
+class Table:
+    """A CSV file that grows by epochs; without any row there is no file.
+
+    It is small: writing it anew keeps it whole when the process is killed. Where that fails (a full disk), the rows
+    are kept for the next attempt.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str], epochs_done: int):
+        self._path, self._columns = path, columns
+        self._rows = [row for row in read_table(path) if int(row["epoch"]) <= epochs_done]
+        if self._rows:
+            self.add([])
+        else:
+            path.unlink(missing_ok=True)
+
+    def add(self, rows: Iterable[Mapping[str, str]]) -> None:
+        """Append rows, texts by column."""
+        self._rows += rows
+        if not self._rows:
+            return
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self._columns)
+        writer.writeheader()
+        writer.writerows(self._rows)
+        try:
+            write_text(self._path, text.getvalue())
+        except UserError as error:
+            print(f"warning: {error}; training goes on", flush=True)
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file, none if there is no file."""
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))

@@ -52,6 +52,11 @@ def all_finite(gradients: tuple[ms.Tensor, ...]) -> ms.Tensor:
     return ops.isfinite(total).reshape(())
 
 
+def loss_scale(scaler: ms.amp.LossScaler) -> float | None:
+    """Where a dynamic scale stands; None of one that does not move."""
+    return None if isinstance(scaler, ms.amp.StaticLossScaler) else float(scaler.scale_value.asnumpy())
+
+
 def scaler_state(scaler: ms.amp.LossScaler) -> dict[str, ms.Parameter]:
     """What a dynamic scale remembers, by name."""
     if isinstance(scaler, ms.amp.StaticLossScaler):

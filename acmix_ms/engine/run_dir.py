@@ -23,6 +23,11 @@ CONFIG = "config.yaml"  # the whole configuration; serves as --config again
 LOCK = ".lock"  # held by the run that writes here
 LOG = "log.csv"  # one row per epoch
 CURVES = "curves.png"
+RATES = "rates.csv"  # alpha and beta of each layer, after each epoch
+BEST_SCORES = "best.json"  # what best.ckpt scored, also by class
+ENVIRONMENT = "environment.json"  # what the run computed on
+REPORT = "report.html"
+EVENTS = "events"  # folder of train.events=true
 
 
 def prepare(run_dir: str | os.PathLike, *, resume: bool) -> Path:
@@ -95,6 +100,32 @@ def writable_folder(path: str | os.PathLike, name: str) -> Path:
             return folder
     except OSError as error:
         raise UserError(f"{name}={path}: cannot write there ({error.strerror}); give another folder") from error
+
+
+def writable_file(path: str | os.PathLike, name: str) -> Path:
+    """See that a file can be written at ``path``, an argument called ``name``; its folder is made if needed."""
+    file = Path(path)
+    if file.is_dir():
+        raise UserError(f"{name} {path} is a folder: give a file name")
+    writable_folder(file.parent, name)
+    return file
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a small file whole: whoever reads it, and whenever the process ends, finds the old text or the new one.
+
+    Raises:
+        UserError: it cannot be written; the earlier file is untouched.
+    """
+    path = Path(path)
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        # As bytes, so that line ends stay as they are; names of files need not be valid text.
+        partial.write_bytes(text.encode(errors="replace"))
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"{path} cannot be written: {error.strerror}; the earlier file is untouched") from error
 
 
 def require_checkpoint(path: str | os.PathLike) -> Path:

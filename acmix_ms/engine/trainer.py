@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import math
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from mindspore import nn, ops
 
 from acmix_ms import config as configuration
 from acmix_ms import runtime
+from acmix_ms.analysis import figures
 from acmix_ms.config import Config
 from acmix_ms.data.loader import Loader
-from acmix_ms.engine import checkpoint, finetune, parallel, precision, run_dir
+from acmix_ms.engine import checkpoint, events, finetune, parallel, precision, report, run_dir
 from acmix_ms.engine.draws import Draws
 from acmix_ms.engine.ema import WeightAverage
 from acmix_ms.engine.evaluation import build_predictor, compiled, evaluate
@@ -53,7 +55,7 @@ class Trainer:
 
     Args:
         net: logits (B, classes) from images (B, 3, H, W) float32.
-        config: all of it; ``config.run_dir`` receives checkpoints, log and curves.
+        config: all of it; ``config.run_dir`` receives checkpoints, logs and the report.
         train_loader, val_loader: the two splits.
 
     Raises:
@@ -100,22 +102,27 @@ class Trainer:
         )
         if runtime.leads():
             configuration.dump(written, self.run_dir / run_dir.CONFIG)
+            run_dir.write_text(self.run_dir / run_dir.ENVIRONMENT, json.dumps(report.environment(), indent=1) + "\n")
         log = EpochLog(self.run_dir, self.epoch, write=runtime.leads())
-        progress = Progress(
-            epochs=config.optim.epochs,
-            steps_per_epoch=steps,
-            images_per_step=self._global_batch(),
-            log_every=config.train.log_every,
-            remedy=self.train_loader.remedy,
-        )
-        with StopRequest() as stop:
+        with StopRequest() as stop, self._events() as record:
+            progress = Progress(
+                epochs=config.optim.epochs,
+                steps_per_epoch=steps,
+                images_per_step=self._global_batch(),
+                log_every=config.train.log_every,
+                scale=lambda: precision.loss_scale(self.scaler),
+                record=record,
+                remedy=self.train_loader.remedy,
+            )
             try:
                 for epoch in range(self.epoch, config.optim.epochs):
                     train_loss, lr = self._train_epoch(epoch, progress, stop)
                     progress.end_epoch(epoch + 1)
                     scores = self._validate(stop)
                     self.epoch, self.done = epoch + 1, EpochSoFar()
+                    record(self._steps_done(), {f"val/{name}": scores[name] for name in ("loss", "top1", "top5")})
                     log.add(
+                        figures.collect_rates(self.net),
                         epoch=self.epoch,
                         step=self.epoch * steps,
                         train_loss=train_loss,
@@ -125,7 +132,7 @@ class Trainer:
                         val_top1=scores["top1"],
                         val_top5=scores["top5"],
                     )
-                    self._save(scores["top1"])
+                    self._save(scores)
                     self._stop_if_asked(stop)
             except Stopped as stopped:
                 if self.done.steps:  # else an epoch has just ended, and its state is there
@@ -134,6 +141,7 @@ class Trainer:
                 print(f"stopped by {stopped.name} {place}: go on with train.resume=true", flush=True)
                 raise
         log.draw()
+        self._report()
         return {
             "best_top1": self.best_top1,
             "epochs": self.epoch,
@@ -164,6 +172,18 @@ class Trainer:
 
     def _learning_rate(self, step: int) -> float:
         return learning_rate(step, self.config.optim, len(self.train_loader), self._global_batch())
+
+    def _events(self) -> contextlib.AbstractContextManager[events.Record]:
+        wanted = self.config.train.events and runtime.leads()
+        return events.recorder(self.run_dir / run_dir.EVENTS, self._steps_done(), wanted)
+
+    def _report(self) -> None:
+        if not runtime.leads():
+            return
+        try:
+            report.write(self.run_dir)
+        except UserError as error:
+            print(f"warning: no {run_dir.REPORT}: {error}", flush=True)  # it can be made any time
 
     def _validate(self, stop: StopRequest) -> dict:
         """Scores of the net, with the averages for its weights where there are some."""
@@ -245,15 +265,15 @@ class Trainer:
     def _global_batch(self) -> int:
         return self.train_loader.batch_size * self.train_loader.size
 
-    def _save(self, top1: float | None = None) -> None:
-        """Write the training state, after an epoch with its score ``top1`` also ``best.ckpt`` if it is the best so far.
+    def _save(self, scores: dict | None = None) -> None:
+        """Write the training state, after an epoch with its ``scores`` also ``best.ckpt`` if it is the best so far.
 
         Where that fails (a full disk), the states before stay, and the training goes on to the next attempt.
         """
         if self.done.steps:  # after an epoch validation has seen to it
             self._average_statistics()
         weights = self.net.parameters_dict()
-        best_before = self.best_top1
+        best_before, top1 = self.best_top1, scores and scores["top1"]
         is_best = top1 is not None and top1 > best_before
         self.best_top1 = top1 if is_best else best_before
         meta = {
@@ -275,6 +295,8 @@ class Trainer:
             if is_best:
                 best = self.average.named() if self.average else weights
                 checkpoint.save(self.run_dir / run_dir.BEST, best, meta={**meta, "averaged": bool(self.average)})
+                found = {"epoch": self.epoch, **scores}
+                run_dir.write_text(self.run_dir / run_dir.BEST_SCORES, json.dumps(found, indent=1) + "\n")
             checkpoint.save_state(self.run_dir, weights, self._state(), meta, keep=self.config.train.keep_checkpoints)
         except UserError as error:
             self.best_top1 = best_before
