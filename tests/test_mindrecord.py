@@ -264,23 +264,31 @@ def test_another_data_set_is_never_overwritten(images, copied, tmp_path_factory)
     }.items()
 
 
-@pytest.mark.slow  # three processes that load MindSpore
-def test_killed_in_the_middle_it_goes_on(images, tmp_path, run_cli):
-    folder, console = tmp_path / "records", open(tmp_path / "console", "w+")
+def kill_in_the_middle(images, folder, console):
+    """Prepare in a real process, and kill it while it writes the fourth file of five."""
     command = [sys.executable, "-c", HANGING, "--input", str(images), "--output", str(folder), "--shards", "5"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, cwd=ROOT, stdout=console, stderr=subprocess.STDOUT, env=environment)
-    half = folder / PARTIAL / "train.mindrecord3"
-    deadline = time.monotonic() + 60
-    while not (half.exists() and half.stat().st_size):
-        console.seek(0)
-        assert process.poll() is None and time.monotonic() < deadline, console.read()
-        time.sleep(0.01)
-    with pytest.raises(UserError, match=f"--output .*is in use by process {process.pid}"):
-        prepare(images, folder)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    console.close()
+    with open(console, "w") as file:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, env=environment)
+    half, deadline = folder / PARTIAL / "train.mindrecord3", time.monotonic() + 60
+    try:
+        while not (half.exists() and half.stat().st_size):
+            assert process.poll() is None, console.read_text()
+            assert time.monotonic() < deadline, console.read_text()
+            time.sleep(0.01)
+        with pytest.raises(UserError, match=f"--output .*is in use by process {process.pid}"):
+            prepare(images, folder)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        code = process.wait()
+    assert code == -signal.SIGKILL
+    assert half.exists()
+
+
+@pytest.mark.slow  # three processes that load MindSpore
+def test_killed_in_the_middle_it_goes_on(images, tmp_path, run_cli):
+    folder = tmp_path / "records"
+    kill_in_the_middle(images, folder, tmp_path / "console")
 
     with pytest.raises(UserError, match="its preparation has not ended, go on with scripts/prepare_mindrecord.py"):
         loader_of("mindrecord", folder)
