@@ -191,7 +191,7 @@ def test_folder_starts_within_an_epoch(tmp_path, monkeypatch, split, strong):
     assert len(whole) == 6
     for start in range(7):
         loader, read = create_loader(config, split, seed=4), []
-        counting = functools.partial(lambda read, path: read.append(path) or encoded(path), read)
+        counting = functools.partial(lambda read, path, **_: read.append(path) or encoded(path), read)
         monkeypatch.setattr("acmix_ms.data.imagefolder.read_encoded", counting)
         same(list(loader.epoch(1, start)), whole[start:])
         replayed = start // 2 * 2 if split == "train" else start

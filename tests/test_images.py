@@ -109,6 +109,15 @@ REFUSED = {
 }
 
 
+def test_what_would_kill_mindspore_is_refused(tmp_path):
+    """A sound header, and pixels that libjpeg gives up on: MindSpore 2.8.0 dies of it."""
+    start = JPEG.index(b"\xff\xc4") + 5  # the counts of a Huffman table: more codes than there can be
+    (tmp_path / "x.jpg").write_bytes(JPEG[:start] + bytes([255] * 8) + JPEG[start + 8 :])
+    with pytest.raises(UnreadableImageError, match="corrupt JPEG"):
+        read_encoded(str(tmp_path / "x.jpg"))
+    assert read_encoded(str(tmp_path / "x.jpg"), known=True).size == len(JPEG), "looked at once"
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_no_image_is_refused(tmp_path, name):
     content, words = REFUSED[name]
@@ -192,7 +201,7 @@ def test_file_that_only_mindspore_refuses_is_found(folder, monkeypatch, capsys):
     (folder / "train" / "dog" / "3.png").write_bytes(b"no image at all" * 20)
     clean = create_loader(config_of(folder, workers=1), "train")
     wanted = list(clean.epoch(0))
-    monkeypatch.setattr("acmix_ms.data.imagefolder.read_encoded", lambda path: np.fromfile(path, np.uint8))
+    monkeypatch.setattr("acmix_ms.data.imagefolder.read_encoded", lambda path, **_: np.fromfile(path, np.uint8))
     loader = create_loader(config_of(folder, workers=1), "train")
     got = list(loader.epoch(0))
     assert "MindSpore cannot decode it" in capsys.readouterr().out
@@ -253,7 +262,7 @@ def test_unreadable_files_are_not_read_again(folder, monkeypatch):
     list(loader.epoch(0))
     read = []
     monkeypatch.setattr(
-        "acmix_ms.data.imagefolder.read_encoded", lambda path: read.append(path) or images.read_encoded(path)
+        "acmix_ms.data.imagefolder.read_encoded", lambda path, **_: read.append(path) or images.read_encoded(path)
     )
     list(loader.epoch(1))
     assert read

@@ -10,7 +10,7 @@ import numpy as np
 
 from acmix_ms.config import DataConfig
 from acmix_ms.data.encoded import EncodedLoader
-from acmix_ms.data.images import read_encoded
+from acmix_ms.data.images import is_bitmap, read_encoded
 from acmix_ms.errors import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")  # in any case; other files are not looked at
@@ -94,11 +94,14 @@ class ImageFolderLoader(EncodedLoader):
     def __init__(self, config: DataConfig, split: str, *, rank: int = 0, size: int = 1, seed: int = 0):
         self.files = ImageFiles(config.path, split)
         names, count = self.files.class_names, len(self.files)
+        self._sound = np.zeros(count, bool)  # read before, and given to MindSpore as they are
         super().__init__(config, split, class_names=names, num_samples=count, rank=rank, size=size, seed=seed)
 
     def read(self, sample: int) -> tuple[np.ndarray, int]:
         """The file of a sample, or a bitmap that stands for it, and its class."""
-        return read_encoded(self.name(sample)), int(self.files.labels[sample])
+        encoded = read_encoded(self.name(sample), known=bool(self._sound[sample]))
+        self._sound[sample] = not is_bitmap(encoded)
+        return encoded, int(self.files.labels[sample])
 
     def name(self, sample: int) -> str:
         """The file of a sample."""

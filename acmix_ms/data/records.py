@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from acmix_ms.data.images import UnreadableImageError, read_encoded
+from acmix_ms.data.images import UnreadableImageError, is_bitmap, read_encoded
 from acmix_ms.errors import UserError
 
 FORMAT_VERSION = 1
@@ -211,8 +211,9 @@ def encoded_record(path: str) -> bytes:
     Raises:
         UnreadableImageError: no image, or one that does not fit into a record.
     """
-    data = read_encoded(path).tobytes()
-    if data[:2] == b"BM":
+    encoded = read_encoded(path)
+    data = encoded.tobytes()
+    if is_bitmap(encoded):
         packed = io.BytesIO()
         with Image.open(io.BytesIO(data)) as image:
             image.save(packed, "PNG")
