@@ -7,7 +7,7 @@ import json
 from acmix_ms import config, runtime
 from acmix_ms.arguments import ArgumentParser
 from acmix_ms.engine import run_dir
-from acmix_ms.engine.metrics import class_table
+from acmix_ms.engine.metrics import class_table, summary
 from acmix_ms.errors import UserError, run_cli
 
 
@@ -24,11 +24,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.output:
         run_dir.writable_file(args.output, "--output")
     scores = evaluate(cfg, args.checkpoint, averaged=args.weights == "ema")
-    speed = f"  {scores['img_per_s']:.0f} img/s" if scores["img_per_s"] else ""
-    print(
-        f"top-1 {scores['top1']:.2f} %  top-5 {scores['top5']:.2f} %  "
-        f"loss {scores['loss']:.4f}  {scores['count']} images{speed}"
-    )
+    print(summary(scores))
     if args.per_class:
         print(class_table(scores["classes"]))
     if args.output and runtime.leads():

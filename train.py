@@ -21,8 +21,7 @@ def train(cfg: config.Config) -> dict:
     """Train as ``cfg`` says; returns what `acmix_ms.engine.trainer.Trainer.fit` returns, and ``params``."""
     if _initial(cfg):
         run_dir.require_checkpoint(cfg.model.init_checkpoint)
-    if cfg.train.events and runtime.leads():
-        events.require()
+    events.require(cfg.train.events and runtime.leads())
     run_dir.prepare(cfg.run_dir, resume=cfg.train.resume)
     with run_dir.locked(cfg.run_dir, runtime.leads()):
         return _train(cfg)

@@ -125,6 +125,7 @@ def test_unreadable_image_stops_a_real_run_with_its_name(run_cli, tmp_path):
     result = run_cli(
         *("train.py", "--config", DIGITS, f"run_dir={run_cli.run_dir}", "optim.epochs=1"),
         *("data.name=imagefolder", f"data.path={images}", "data.batch_size=4", "model.num_classes=null"),
+        "data.on_error=fail",
     )
     assert_one_line(result, str(broken))
 

@@ -56,7 +56,8 @@ def test_a_class_keeps_its_most_frequent_confusions():
 def test_a_broken_net_is_taken_for_no_class_and_a_constant_one_for_another():
     accuracy = Accuracy()
     accuracy.update(np.array([[np.nan, 1.0, 0.0], [1.0, 1.0, 1.0]]), np.array([0, 0]))
-    first = by_class(accuracy.outcomes(), NAMES[:3])[0]
+    first, *others = by_class(accuracy.outcomes(), NAMES[:3])
+    assert [other["confusions"] for other in others] == [[], []]
     assert (first["images"], first["top1"], first["confusions"]) == (2, 0.0, [["bee", 1]])
 
 

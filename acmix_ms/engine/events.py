@@ -16,13 +16,13 @@ from acmix_ms.errors import UserError
 Record = Callable[[int, Mapping[str, float]], None]  # (steps done, {"train/loss": 0.5})
 
 
-def require() -> None:
-    """See that events can be written here. Cheap; call it before any other work.
+def require(wanted: bool = True) -> None:
+    """See that events can be written here, if they are ``wanted``. Cheap; call it before any other work.
 
     Raises:
         UserError: tensorboardX is not installed.
     """
-    if importlib.util.find_spec("tensorboardX") is None:
+    if wanted and importlib.util.find_spec("tensorboardX") is None:
         raise UserError(
             "train.events=true needs tensorboardX, which is not installed: "
             "run pip install tensorboardX, or leave train.events out"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -113,6 +113,13 @@ def by_class(outcomes: np.ndarray, class_names: Sequence[str]) -> list[dict]:
         }
         for i in range(classes)
     ]
+
+
+def summary(scores: Mapping) -> str:
+    """One line of what `acmix_ms.engine.evaluation.evaluate` gives."""
+    speed = f"  {scores['img_per_s']:.0f} img/s" if scores["img_per_s"] else ""
+    rates = f"top-1 {scores['top1']:.2f} %  top-5 {scores['top5']:.2f} %"
+    return f"{rates}  loss {scores['loss']:.4f}  {scores['count']} images{speed}"
 
 
 def class_table(classes: Sequence[dict]) -> str:
