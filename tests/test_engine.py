@@ -19,7 +19,7 @@ from acmix_ms import config, runtime
 from acmix_ms.analysis import figures
 from acmix_ms.config import OptimConfig
 from acmix_ms.data import create_loader
-from acmix_ms.engine import checkpoint, logger
+from acmix_ms.engine import checkpoint, logger, precision
 from acmix_ms.engine.evaluation import evaluate
 from acmix_ms.engine.metrics import Accuracy, label_rank
 from acmix_ms.engine.optim import build_optimizer, learning_rate, parameter_groups, set_learning_rate
@@ -207,6 +207,15 @@ def test_bf16_on_cpu_is_refused(tmp_path):
         make_trainer(tmp_path, train__precision="bf16")
 
 
+def test_bf16_is_cast_on_ascend_and_needs_no_scale():
+    precision.require_precision("bf16", "Ascend")
+    flags = {name: cell.get_flags() for name, cell in precision.cast(TinyNet(), "bf16").cells_and_names()}
+    assert flags["_backbone.body.0"]["bf16"], "the convolution"
+    assert flags["_backbone.body.1._backbone"]["fp32"], "the norm"
+    assert precision.loss_scale(precision.build_scaler("bf16")) is None
+    assert precision.loss_scale(precision.build_scaler("fp16")) == precision.FIRST_SCALE
+
+
 def test_recomputing_the_operators_changes_no_step(tmp_path):
     losses = []
     for recompute in (False, True):
@@ -309,9 +318,9 @@ def test_rows_of_epochs_that_no_checkpoint_has_are_dropped(tmp_path):
 def test_rates_are_recorded_under_the_names_of_the_layers_in_any_precision(tmp_path):
     """Casting a net puts Cells around its layers."""
     names = []
-    for precision in ("fp32", "mixed", "fp16"):
+    for kind in ("fp32", "mixed", "fp16"):
         net = create_model("acmix_resnet_digits", num_classes=10)
-        trainer = make_trainer(tmp_path / precision, net, train__precision=precision)
+        trainer = make_trainer(tmp_path / kind, net, train__precision=kind)
         names.append([layer for layer, _, _ in figures.collect_rates(trainer.net)])
     assert names[0] == ["layer1.0.conv2", "layer2.0.conv2", "layer3.0.conv2", "layer4.0.conv2"]
     assert names[1] == names[2] == names[0]

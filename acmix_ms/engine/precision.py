@@ -10,7 +10,8 @@ from acmix_ms.ops.kernels import on_cpu
 
 # MindSpore's levels: "auto" casts single operators (matrix products, convolutions) and keeps the rest in float32;
 # "O2" casts the whole net but the norms. Weights stay float32 in both, and their names stay as they are.
-AMP_LEVELS = {"mixed": "auto", "fp16": "O2"}
+AMP_LEVELS = {"mixed": ("auto", ms.float16), "fp16": ("O2", ms.float16), "bf16": ("O2", ms.bfloat16)}
+SCALED = ("mixed", "fp16")  # where small gradients vanish and single steps overflow; bfloat16 has float32's range
 
 FIRST_SCALE = 2.0**14
 GROW_AFTER = 1000  # steps without overflow until the scale doubles
@@ -21,20 +22,23 @@ def require_precision(precision: str, device: str) -> None:
     """Refuse what the device cannot do.
 
     Raises:
-        UserError: bf16, which MindSpore's CPU kernels do not have and this version does not train in.
+        UserError: bf16, which MindSpore has on Ascend only: on CPU convolutions have no such kernel.
     """
-    if precision == "bf16":
+    if precision == "bf16" and device != "Ascend":
         raise UserError(f"train.precision=bf16 is not supported on {device}: use fp32, mixed or fp16")
 
 
 def cast(net: nn.Cell, precision: str) -> nn.Cell:
     """The net that computes in ``precision``; it shares its Parameters, and their names, with ``net``."""
-    return net if precision == "fp32" else ms.amp.auto_mixed_precision(net, AMP_LEVELS[precision])
+    if precision == "fp32":
+        return net
+    level, dtype = AMP_LEVELS[precision]
+    return ms.amp.auto_mixed_precision(net, level, dtype)
 
 
 def build_scaler(precision: str) -> ms.amp.LossScaler:
-    """A dynamic loss scale for 16 bits; one of 1 for float32, where nothing overflows."""
-    if precision == "fp32":
+    """A dynamic loss scale where one is needed, else a constant 1."""
+    if precision not in SCALED:
         return ms.amp.StaticLossScaler(1.0)
     return ms.amp.DynamicLossScaler(FIRST_SCALE, scale_factor=2, scale_window=GROW_AFTER)
 

@@ -219,7 +219,9 @@ class Trainer:
         return self.epoch * len(self.train_loader) + self.done.steps
 
     def _stop_if_lost(self, loss: float, skipped: int, step: int, lr: float) -> None:
-        scaled = self.config.train.precision != "fp32"  # there single overflows are normal: the step is skipped
+        scaled = (
+            self.config.train.precision in precision.SCALED
+        )  # there single overflows are normal: the step is skipped
         if skipped > precision.MAX_SKIPPED or not (scaled or (math.isfinite(loss) and skipped == 0)):
             what = f"{skipped} steps in a row overflowed" if scaled else f"the loss is {loss}"
             if math.isfinite(loss) and not scaled:
