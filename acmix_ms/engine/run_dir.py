@@ -66,7 +66,7 @@ def locked(run_dir: str | os.PathLike, wanted: bool = True, name: str = "run_dir
             file.seek(0)
             raise UserError(
                 f"{name}{run_dir} is in use by process {file.read().strip() or '?'}: "
-                "wait until it ends, or give another folder"
+                f"wait until it ends, or give another {name.strip('= ')}"
             ) from error
         file.truncate(0)
         file.write(str(os.getpid()))
