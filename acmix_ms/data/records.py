@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from acmix_ms import runtime
 from acmix_ms.data.images import UnreadableImageError, is_bitmap, read_encoded
 from acmix_ms.errors import UserError
 
@@ -94,9 +95,9 @@ class Description:
         """Write JSON, whole or not at all; raises `OSError`."""
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n", encoding="utf-8")
-        sync(partial)
+        runtime.sync(partial)
         os.replace(partial, path)
-        sync(path.parent)
+        runtime.sync(path.parent)
 
     @classmethod
     def read(cls, path: Path) -> Description:
@@ -237,13 +238,13 @@ def write_records(folder: Path, name: str, samples: Iterable[tuple[bytes, int]])
         paths = (partial / name, partial / (name + INDEX))
         for path in paths:
             path.chmod(0o644)  # MindSpore lets nobody but the owner read
-            sync(path)
+            runtime.sync(path)
         file = RecordFile(name, images, *(path.stat().st_size for path in paths))
         if images and not _holds(partial, file, *last):
             raise OSError(errno.EIO, "what was written is not what is read back")
         for path in paths:
             os.replace(path, folder / path.name)
-        sync(folder)
+        runtime.sync(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return file
@@ -282,14 +283,3 @@ def _reason(error: RuntimeError) -> str:
     lines = str(error).splitlines() or [type(error).__name__]
     told = next((line for line in lines if "ERROR]" in line), lines[0])
     return told.rpartition("ERROR]")[2].strip().rstrip(".,")
-
-
-def sync(path: Path) -> None:
-    """Make what was written, or renamed within a folder, survive a loss of power."""
-    if os.name == "nt" and path.is_dir():  # Windows cannot open a folder, and needs no such call
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

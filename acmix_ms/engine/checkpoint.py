@@ -68,8 +68,7 @@ def save(path: str | os.PathLike, weights: Mapping, state: Mapping | None = None
         with _quiet():
             ms.save_checkpoint(contents, str(partial))
         partial.chmod(0o644)  # MindSpore leaves 0400, which would forbid the owner to replace or remove it elsewhere
-        with open(partial, "rb+") as file:
-            os.fsync(file.fileno())
+        runtime.sync(partial)
 
 
 def save_state(folder: Path, weights: Mapping, state: Mapping, meta: Mapping, *, keep: int) -> None:
@@ -326,20 +325,9 @@ def _replacing(path: Path) -> Iterator[Path]:
     try:
         yield partial
         os.replace(partial, path)
-        _sync_folder(path.parent)
+        runtime.sync(path.parent)
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise UserError(
             f"checkpoint {path} cannot be written: {error.strerror}; the earlier file is untouched"
         ) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable. Windows cannot open a folder, and needs no such call."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

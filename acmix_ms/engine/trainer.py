@@ -77,7 +77,8 @@ class Trainer:
         if config.train.recompute:
             recompute_operators(net)
         self.average = WeightAverage(net, config.train.ema_decay) if config.train.ema_decay else None
-        self.draws = Draws(net, train_loader.batch_size, config.seed) if train_loader else None  # none in a benchmark
+        # A benchmark has no loaders: there MindSpore draws.
+        self.draws = Draws(net, train_loader.batch_size, config.seed) if train_loader is not None else None
         self.model = precision.cast(net, config.train.precision)  # computes; self.net keeps the plain names
         if config.train.resume:
             self._resume()
