@@ -62,35 +62,42 @@ def test_no_decay_for_position_tables():
     assert "relative_position_bias_table" not in decayed
 
 
-@pytest.mark.parametrize("mode", ["graph", "pynative"])
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_two_steps_match_the_formula(name, mode):
-    """The published update rules in NumPy; with the rate changed in between, as the schedule does."""
+def follow_the_formula(name, mode, rates, *, factor=lambda key: 1.0, **options):
+    """Steps of an optimizer beside the published update rules in NumPy; ``factor`` of the rate of each parameter."""
     runtime.start(mode=mode)
     net, random = TinyNet(), np.random.default_rng(0)
-    cfg = OptimConfig(name=name, lr=0.1, weight_decay=0.2, momentum=0.8, betas=[0.7, 0.95], eps=1e-3)
+    cfg = OptimConfig(name=name, lr=0.1, weight_decay=0.2, momentum=0.8, betas=[0.7, 0.95], eps=1e-3, **options)
     optimizer = build_optimizer(net, cfg)
     expected = {p.name: p.asnumpy().astype(np.float64) for p in optimizer.parameters}
-    first = {name: np.zeros_like(value) for name, value in expected.items()}
-    second = {name: np.zeros_like(value) for name, value in expected.items()}
+    assert len(expected) == 10
+    first = {key: np.zeros_like(value) for key, value in expected.items()}
+    second = {key: np.zeros_like(value) for key, value in expected.items()}
     update = ms.jit(optimizer) if mode == "graph" else optimizer
-    for step, lr in enumerate((0.0, 0.1, 0.03), start=1):  # a warm-up begins with 0
+    for step, lr in enumerate(rates, start=1):
         gradients = [random.standard_normal(p.shape).astype(np.float32) for p in optimizer.parameters]
         set_learning_rate(optimizer, lr)
         update(tuple(ms.Tensor(gradient) for gradient in gradients))
         for parameter, g in zip(optimizer.parameters, gradients):
             key = parameter.name
+            rate = lr * factor(key)
             w, decay = expected[key], 0.2 if g.ndim > 1 else 0.0
             if name == "sgd":
                 first[key] = 0.8 * first[key] + g + decay * w
-                expected[key] = w - lr * first[key]
+                expected[key] = w - rate * first[key]
             else:
                 first[key] = 0.7 * first[key] + 0.3 * g
                 second[key] = 0.95 * second[key] + 0.05 * g * g
                 corrected = np.sqrt(second[key] / (1 - 0.95**step)) + 1e-3
-                expected[key] = w - lr * decay * w - lr * first[key] / (1 - 0.7**step) / corrected
+                expected[key] = w - rate * decay * w - rate * first[key] / (1 - 0.7**step) / corrected
     for parameter in optimizer.parameters:
         assert np.abs(parameter.asnumpy() - expected[parameter.name]).max() < 1e-5, parameter.name
+
+
+@pytest.mark.parametrize("mode", ["graph", "pynative"])
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_two_steps_match_the_formula(name, mode):
+    """With the rate changed in between, as the schedule does; a warm-up begins with 0."""
+    follow_the_formula(name, mode, (0.0, 0.1, 0.03))
 
 
 def test_accuracy_ignores_padding_and_counts_top5():
