@@ -13,6 +13,7 @@ from mindspore.common.initializer import Normal, initializer
 from acmix_ms.ops import functional as F
 from acmix_ms.ops.base import check_multiple, check_odd, check_positive
 from acmix_ms.ops.fold import Costs, fold_norm
+from acmix_ms.ops.kernels import zero_pad
 from acmix_ms.ops.neighborhood import aggregate, unfold
 from models.layers import resize_table
 from models.registry import register_model
@@ -32,9 +33,8 @@ def relative_logits(q: Tensor, table: Tensor) -> Tensor:
     _, rows, size, dim = q.shape
     x = ops.MatMul(False, True)(q.reshape(-1, dim), table.astype(q.dtype)).reshape(-1, size, 2 * size - 1)
     # Line i has to move i places to the left: lines one longer, read again as lines of the old length.
-    x = ops.cat((x, ops.zeros_like(x[:, :, :1])), 2).reshape(-1, 2 * size * size)  # (B*P, S*2S)
-    if size > 1:
-        x = ops.cat((x, ops.zeros_like(x[:, : size - 1])), 1)  # (B*P, (S+1)*(2S-1))
+    x = zero_pad(x, 2, 0, 1).reshape(-1, 2 * size * size)  # (B*P, S*2S)
+    x = zero_pad(x, 1, 0, size - 1)  # (B*P, (S+1)*(2S-1))
     x = x[:, : (size + 1) * (2 * size - 1)].reshape(-1, size + 1, 2 * size - 1)
     return x[:, :size, size - 1 :].reshape(-1, rows, size, size)
 
@@ -154,7 +154,8 @@ class AugmentedConv(nn.Cell):
         self.proj = nn.Conv2d(self.values, self.values, 1)
 
     def construct(self, x: Tensor) -> Tensor:
-        q, k, v = ops.split(self.qkv(F.subsample(x, self.stride)), (self.keys, self.keys, self.values), 1)
+        qkv = self.qkv(F.subsample(x, self.stride))
+        q, k, v = qkv[:, : self.keys], qkv[:, self.keys : 2 * self.keys], qkv[:, 2 * self.keys :]
         return ops.cat((self.conv(x), self.proj(self.attention(q, k, v))), 1)
 
     def fused(self, norm: nn.BatchNorm2d | None, costs: Costs) -> AugmentedConv:

@@ -11,7 +11,15 @@ from mindspore.common.initializer import TruncatedNormal, initializer
 
 from acmix_ms.ops import GlobalACmix
 from acmix_ms.ops.kernels import LayerNorm
-from models.layers import DropPath, Mlp, block_layers, drop_path_rates, init_transformer, resize_positions
+from models.layers import (
+    DropPath,
+    Mlp,
+    add_class_token,
+    block_layers,
+    drop_path_rates,
+    init_transformer,
+    resize_positions,
+)
 from models.registry import register_model
 
 NORM_EPS = 1e-6
@@ -96,9 +104,8 @@ class VisionTransformer(nn.Cell):
         x = self.patch_embed(x)
         height, width = x.shape[2], x.shape[3]
         x = ops.transpose(x.reshape(-1, self.dim, height * width), (0, 2, 1))
-        x = x + resize_positions(self.pos_embed[:, 1:], self.side, height, width).astype(x.dtype)
-        token = (self.cls_token + self.pos_embed[:, :1]).astype(x.dtype)
-        x = ops.cat((token + ops.zeros_like(x[:, :1]), x), 1)
+        table = resize_positions(self.pos_embed[:, 1:], self.side, height, width)
+        x = add_class_token(x, self.cls_token + self.pos_embed[:, :1], table)
         for block in self.blocks:
             x = block(x, height, width)
         x = self.norm(x)

@@ -9,7 +9,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import HeNormal, TruncatedNormal, Zero, initializer
 
 from acmix_ms.ops.fold import Costs, array
-from acmix_ms.ops.kernels import Dense, gelu, on_cpu
+from acmix_ms.ops.kernels import Dense, gelu, on_cpu, zero_pad
 
 
 class DropPath(nn.Cell):
@@ -53,8 +53,7 @@ class ZeroPadMaxPool(nn.Cell):
     """Max-pool 3x3 of stride 2 with a border of zeros, for maps without negative values: (B, C, H, W) ->
     (B, C, ceil(H/2), ceil(W/2)).
 
-    After a ReLU zeros change no maximum, and unlike a border of -inf every backend and export has them. Rows and
-    columns are put on by `concat`, whose kernel is many times faster on CPU than that of `Pad`.
+    After a ReLU zeros change no maximum, and unlike a border of -inf every backend and export has them.
     """
 
     def __init__(self):
@@ -62,10 +61,7 @@ class ZeroPadMaxPool(nn.Cell):
         self.pool = nn.MaxPool2d(3, 2)
 
     def construct(self, x: Tensor) -> Tensor:
-        batch, channels, height, width = x.shape
-        row = ops.zeros((batch, channels, 1, width), x.dtype)
-        column = ops.zeros((batch, channels, height + 2, 1), x.dtype)
-        return self.pool(ops.cat((column, ops.cat((row, x, row), 2), column), 3))
+        return self.pool(zero_pad(zero_pad(x, 2, 1, 1), 3, 1, 1))
 
 
 class Mlp(nn.Cell):
@@ -167,6 +163,11 @@ def resize_positions(table: Tensor, side: int, height: int, width: int) -> Tenso
     table = ops.matmul(_bilinear_matrix(height, side), table.reshape(side, side * channels))  # (H, side*C)
     table = ops.matmul(_bilinear_matrix(width, side), table.reshape(height, side, channels))  # (H, W, C)
     return table.reshape(1, height * width, channels)
+
+
+def add_class_token(x: Tensor, token: Tensor, table: Tensor) -> Tensor:
+    """Positions added, and the class token put in front: (B, L, C), (1, 1, C), (1, L, C) -> (B, L + 1, C)."""
+    return zero_pad(x, 1, 1, 0) + ops.cat((token, table), 1).astype(x.dtype)
 
 
 def resize_table(table: Tensor, rows: int) -> Tensor:

@@ -12,7 +12,15 @@ from mindspore.common.initializer import TruncatedNormal, initializer
 from acmix_ms.ops import SpatialReductionACmix
 from acmix_ms.ops.functional import pad_to_at_least
 from acmix_ms.ops.kernels import LayerNorm
-from models.layers import DropPath, Mlp, block_layers, drop_path_rates, init_transformer, resize_positions
+from models.layers import (
+    DropPath,
+    Mlp,
+    add_class_token,
+    block_layers,
+    drop_path_rates,
+    init_transformer,
+    resize_positions,
+)
 from models.registry import register_model
 
 NORM_EPS = 1e-6  # of the blocks; the patch embeddings have 1e-5, as in PVT's code
@@ -138,10 +146,7 @@ class PyramidVisionTransformer(nn.Cell):
             return c2, c3, c4, self.stage(c4, self.patch_embed4, self.pos_embed4[:, 1:], self.sides[3], self.block4)
         x, height, width = self.patch_embed4(c4)
         table = resize_positions(self.pos_embed4[:, 1:], self.sides[3], height, width)
-        x = x + table.astype(x.dtype)
-        token = (self.cls_token + self.pos_embed4[:, :1]).astype(x.dtype)
-        token = token + ops.zeros_like(x[:, :1])  # one for each image of the batch
-        x = self.pos_drop(ops.cat((token, x), 1))
+        x = self.pos_drop(add_class_token(x, self.cls_token + self.pos_embed4[:, :1], table))
         for block in self.block4:
             x = block(x, height, width)
         return self.head(self.norm(x)[:, 0])

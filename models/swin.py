@@ -9,7 +9,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from acmix_ms.ops import WindowACmix
-from acmix_ms.ops.kernels import Dense, LayerNorm, on_cpu, permute_rows
+from acmix_ms.ops.kernels import Dense, LayerNorm, on_cpu, permute_rows, zero_pad
 from models.layers import DropPath, Mlp, block_layers, drop_path_rates, init_transformer, round_up
 from models.registry import register_model
 
@@ -44,12 +44,8 @@ def _attention_mask(height: int, width: int, window: int, shift: int):
 
 def pad_bottom_right(x: Tensor, height: int, width: int) -> Tensor:
     """Zeros below and to the right: (B, H, W, C) -> (B, height, width, C)."""
-    _, h, w, channels = x.shape
-    if height > h:
-        x = ops.cat((x, ops.zeros_like(x[:, :1]).broadcast_to((-1, height - h, w, channels))), 1)
-    if width > w:
-        x = ops.cat((x, ops.zeros_like(x[:, :, :1]).broadcast_to((-1, height, width - w, channels))), 2)
-    return x
+    x = zero_pad(x, 1, 0, height - x.shape[1])
+    return zero_pad(x, 2, 0, width - x.shape[2])
 
 
 @ops.constexpr

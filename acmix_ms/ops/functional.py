@@ -82,12 +82,8 @@ def repeat_channels(x: Tensor, copies: int) -> Tensor:
 
 def pad_to_at_least(x: Tensor, size: int) -> Tensor:
     """Zeros below and to the right until neither side of (B, C, H, W) is smaller than ``size``."""
-    _, channels, height, width = x.shape
-    if height < size:
-        x = ops.cat((x, ops.zeros_like(x[:, :, :1]).broadcast_to((-1, channels, size - height, width))), 2)
-    if width < size:
-        x = ops.cat((x, ops.zeros_like(x[:, :, :, :1]).broadcast_to((-1, channels, x.shape[2], size - width))), 3)
-    return x
+    x = kernels.zero_pad(x, 2, 0, max(size - x.shape[2], 0))
+    return kernels.zero_pad(x, 3, 0, max(size - x.shape[3], 0))
 
 
 def reduce_tokens(x: Tensor, height: int, width: int, sr_ratio: int, sr, norm):
@@ -253,19 +249,14 @@ def group_shift(f: Tensor, weight: Tensor, groups: int, stride: int = 1, dilatio
 
 def _shift_axis(x: Tensor, axis: int, offset: int) -> Tensor:
     """Shift (eq. 4) along one axis of a 4-D map: out[i] = x[i + offset], zeros from outside."""
-    size = x.shape[axis]
-    if offset == 0:
-        return x
-    distance = min(abs(offset), size)
+    size, distance = x.shape[axis], abs(offset)
+    if distance >= size:
+        return x * 0
     if axis == 2:
-        kept = x[:, :, distance:, :] if offset > 0 else x[:, :, : size - distance, :]
-        zeros = ops.zeros_like(x[:, :, :distance, :])
+        x = x[:, :, distance:, :] if offset > 0 else x[:, :, : size - distance, :]
     else:
-        kept = x[:, :, :, distance:] if offset > 0 else x[:, :, :, : size - distance]
-        zeros = ops.zeros_like(x[:, :, :, :distance])
-    if distance == size:
-        return zeros
-    return ops.cat((kept, zeros), axis) if offset > 0 else ops.cat((zeros, kept), axis)
+        x = x[:, :, :, distance:] if offset > 0 else x[:, :, :, : size - distance]
+    return kernels.zero_pad(x, axis, max(-offset, 0), max(offset, 0))
 
 
 def tensor_shift(f: Tensor, num_heads: int, kernel_size: int, stride: int = 1, dilation: int = 1) -> Tensor:

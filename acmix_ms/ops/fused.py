@@ -280,7 +280,7 @@ class FusedPatchwise(nn.Cell):
         if not self.has_attention:
             return self.conv(qkv)
         rel = self.rel_channels
-        q, k, v = ops.split(qkv, (rel, rel, self.out_channels), 1)
+        q, k, v = qkv[:, :rel], qkv[:, rel : 2 * rel], qkv[:, 2 * rel :]
         keys = unfold(k, self.attn_kernel_size, self.stride, self.dilation)  # (B, r*k*k, Ho, Wo)
         weights = self.conv_w(ops.cat((F.subsample(q, self.stride), keys), 1)).astype(v.dtype)
         attention = aggregate(v, weights, self.attn_kernel_size, self.stride, self.dilation)  # (B, m, Ho, Wo)

@@ -174,7 +174,7 @@ class FusedReductionACmix(_FusedTokens):
             else:
                 out = self.conv(ops.cat((maps, F.upsample_nearest(small, *full)), 1))
         conv = ops.transpose(out.reshape(-1, self.dim, full[0] * full[1]), (0, 2, 1))
-        return ops.cat((ops.zeros_like(conv[:, :1]), conv), 1) if has_class else conv
+        return kernels.zero_pad(conv, 1, 1, 0) if has_class else conv
 
     def attention_path(self, q: Tensor, kv: Tensor) -> Tensor:
         """(B, L, C), (B, M, 2C) -> (B, L, C)."""

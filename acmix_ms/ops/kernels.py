@@ -15,24 +15,39 @@ from collections.abc import Iterator
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-_native_only = False
+# Stands for erf in a graph that becomes ONNX: MindSpore's exporter knows this operator, which no net here uses, but
+# not erf, which ONNX has. `acmix_ms.deploy.onnx` puts erf in its place.
+ERF_STAND_IN = "Softsign"
+
+_native_only = _for_onnx = False
 
 
 @contextlib.contextmanager
-def native() -> Iterator[None]:
-    """Graphs compiled in this context use every device's own operators: for files that other machines will run."""
-    global _native_only
-    before, _native_only = _native_only, True
+def native(*, onnx: bool = False) -> Iterator[None]:
+    """Graphs compiled in this context use every device's own operators: for files that other machines will run.
+
+    Args:
+        onnx: only what MindSpore can write as ONNX; such a graph is for exporting, it cannot be run (`ERF_STAND_IN`).
+    """
+    global _native_only, _for_onnx
+    before = _native_only, _for_onnx
+    _native_only, _for_onnx = True, onnx
     try:
         yield
     finally:
-        _native_only = before
+        _native_only, _for_onnx = before
 
 
 @ops.constexpr(reuse_result=False)
 def on_cpu() -> bool:
     """Whether to choose by the costs of the CPU kernels. Asked when a graph is compiled."""
     return not _native_only and ms.get_context("device_target") == "CPU"
+
+
+@ops.constexpr(reuse_result=False)
+def for_onnx() -> bool:
+    """Whether this graph will be written as ONNX. Asked when a graph is compiled."""
+    return _for_onnx
 
 
 # ----------------------------------------------------------------------------------------------------- permutations
@@ -74,6 +89,29 @@ def permute_rows(x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
     For moves of whole rows that would take several transpositions.
     """
     return _PermuteRows()(x, order, inverse)
+
+
+# ------------------------------------------------------------------------------------------------------------ zeros
+@ops.constexpr
+def _paddings(rank: int, axis: int, before: int, after: int) -> tuple[tuple[int, int], ...]:
+    return tuple((before, after) if i == axis else (0, 0) for i in range(rank))
+
+
+def zero_pad(x: Tensor, axis: int, before: int, after: int) -> Tensor:
+    """Zeros in front of and behind x along one axis.
+
+    By concatenation, whose kernel is many times faster on CPU than that of `Pad`; ONNX files have `Pad`, which works
+    for any batch.
+    """
+    if before == 0 and after == 0:
+        return x
+    if for_onnx():
+        return ops.Pad(_paddings(x.ndim, axis, before, after))(x)
+    if before > 0:
+        x = ops.cat((ops.zeros(x.shape[:axis] + (before,) + x.shape[axis + 1 :], x.dtype), x), axis)
+    if after > 0:
+        x = ops.cat((x, ops.zeros(x.shape[:axis] + (after,) + x.shape[axis + 1 :], x.dtype)), axis)
+    return x
 
 
 # ----------------------------------------------------------------------------------------------------------- biases
@@ -177,6 +215,9 @@ def gelu(x: Tensor) -> Tensor:
     """The exact (erf) GELU in the dtype of x."""
     if on_cpu() and x.dtype == ms.float32:
         return _Gelu()(x)[0]
+    if for_onnx():
+        # Written as PyTorch exports it: ONNX Runtime and MindSpore Lite recognise these operators as one GELU.
+        return x * (ops.Softsign()(x / math.sqrt(2)) + 1) * 0.5
     return ops.gelu(x)
 
 
@@ -198,6 +239,12 @@ class LayerNorm(nn.LayerNorm):
         super().__init__((dim,), epsilon=epsilon)
 
     def construct(self, x: Tensor) -> Tensor:
+        if for_onnx():
+            # Written as PyTorch exports it, which runtimes recognise. MindSpore's own way has a ReduceSumSquare, which
+            # MindSpore Lite 2.0.0 computes in place and so destroys what is read once more.
+            centred = x - x.mean(-1, keep_dims=True)
+            deviation = ops.sqrt((centred**2).mean(-1, keep_dims=True) + self.epsilon)
+            return centred / deviation * self.gamma.astype(x.dtype) + self.beta.astype(x.dtype)
         if not on_cpu() or x.dtype != ms.float32:
             return super().construct(x)
         shape = x.shape

@@ -215,7 +215,7 @@ def aggregate(v: Tensor, weights: Tensor, kernel_size: int, stride: int = 1, dil
     out[c](x) = sum_t weights[c mod s, t](x) * v[c](x + t), borders mirrored.
     """
     _, channels, height, width = v.shape
-    _, out_h, out_w = weights.shape[1:]
+    _, _, out_h, out_w = weights.shape
     taps = kernel_size * kernel_size
     groups = weights.shape[1] // taps
     share = channels // groups

@@ -84,7 +84,7 @@ class SpatialReductionACmix(TwoPaths):
         maps = (q[:, 1:], kv[:, 1:]) if has_class else (q, kv)
         conv = self.reduced_conv_path(*maps, (height, width), (low_h, low_w))
         if has_class:
-            conv = ops.cat((ops.zeros_like(conv[:, :1]), conv), 1)
+            conv = kernels.zero_pad(conv, 1, 1, 0)
         if self.mix == "conv":
             return self.proj_drop(conv)
         return self.proj_drop(self.sum_paths(self.attention_path(q, kv), conv))
