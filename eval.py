@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from acmix_ms import config, runtime
+from acmix_ms import config, deploy, runtime
 from acmix_ms.arguments import ArgumentParser
 from acmix_ms.engine import run_dir
 from acmix_ms.engine.metrics import class_table, summary
@@ -15,7 +15,9 @@ def main(argv: list[str] | None = None) -> None:
     """Print top-1, top-5, the number of images of the validation split, and how many were done in a second."""
     parser = ArgumentParser(prog="eval.py", description="Evaluate a checkpoint on the validation split.")
     parser.add_config()
-    parser.add_argument("--checkpoint", required=True, metavar="FILE", help=".ckpt, .safetensors or .mindir")
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="FILE", help=".ckpt, .safetensors, or a file of export.py"
+    )
     parser.add_argument("--weights", choices=("trained", "ema"), default="trained", help="ema: their moving averages")
     parser.add_argument("--per-class", action="store_true", help="also print the accuracy of each class")
     parser.add_argument("--output", metavar="FILE.json", help="write all scores there, those of each class too")
@@ -33,23 +35,22 @@ def main(argv: list[str] | None = None) -> None:
 
 def evaluate(cfg: config.Config, path: str, averaged: bool = False) -> dict:
     """What the net in a file scores, as `evaluation.evaluate` gives it. Weights compute in float32."""
-    exported = run_dir.require_checkpoint(path).suffix == ".mindir"
+    exported = run_dir.require_checkpoint(path).suffix in deploy.SUFFIXES
     if exported and averaged:
         raise UserError(f"--weights ema: {path} has one set of weights; leave it out")
     mode = "graph" if exported else cfg.runtime.mode  # a MINDIR runs in graph mode only
     runtime.start(cfg.runtime.device, mode, cfg.seed, cfg.train.deterministic, cfg.runtime.threads)
 
     from acmix_ms.data import create_loader  # MindSpore takes seconds to import: after what may be wrong before it
-    from acmix_ms.deploy import mindir
     from acmix_ms.engine import checkpoint, evaluation
     from models import create_model
 
-    data = mindir.data_for(path, cfg.data) if exported else cfg.data
-    loader = create_loader(data, "val", rank=runtime.rank(), size=runtime.world_size(), seed=cfg.seed)
+    loader = create_loader(cfg.data, "val", rank=runtime.rank(), size=runtime.world_size(), seed=cfg.seed)
     num_classes = loader.require_classes(cfg.model.num_classes)
     if exported:
-        graph = mindir.load(path)
-        return evaluation.evaluate(graph, loader, mindir.predictor(graph, path, num_classes))
+        file = deploy.open_file(path)
+        file.check_size(cfg.data.image_size)
+        return evaluation.evaluate(None, loader, file.predictor(num_classes))
     net = create_model(cfg.model.name, num_classes=num_classes, **cfg.model.kwargs)
     checkpoint.load_weights(net, path, averaged=averaged)
     return evaluation.evaluate(net, loader)

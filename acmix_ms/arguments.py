@@ -31,6 +31,6 @@ def positive_int(text: str) -> int:
     return int(text)
 
 
-def batch_size(text: str) -> int | None:
+def size_or_dynamic(text: str) -> int | None:
     """An argparse type: a positive number, or None for ``dynamic``."""
     return None if text == "dynamic" else positive_int(text)

@@ -151,8 +151,15 @@ def load(path: Union[str, os.PathLike], overrides: Sequence[str] = ()) -> Config
 
 def for_model(name: str, overrides: Sequence[str] = ()) -> Config:
     """The defaults for one model at ImageNet's image size, for commands that need no file."""
-    values = {"model": {"name": name}, "data": {"image_size": 224}}
+    values = {"model": {"name": name}}
+    if not name.endswith("_digits"):
+        values["data"] = {"name": "imagefolder", "image_size": 224}
     return from_dict(OmegaConf.merge(values, _parse_overrides(overrides)))
+
+
+def from_text(text: str, overrides: Sequence[str] = ()) -> Config:
+    """A configuration that `to_yaml` wrote, such as that of a checkpoint, with ``key=value`` overrides."""
+    return from_dict(OmegaConf.merge(OmegaConf.create(text), _parse_overrides(overrides)))
 
 
 def from_dict(values: Union[dict, DictConfig]) -> Config:

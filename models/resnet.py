@@ -83,6 +83,7 @@ class ResNet(nn.Cell):
     ):
         super().__init__()
         self.features_only = features_only
+        self.any_size = operator is None  # nothing in it is made for one image size, so that a file can leave it open
         self.head_names = ("fc",)  # what another num_classes or features_only changes
         blocks = [block_layers(f"layer{i + 1}", depths[i]) for i in range(4)]
         self.stages = ((("conv1", "bn1"),), *blocks)

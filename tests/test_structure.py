@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "analysis": BASE | {"ops"},
     "data": BASE | {"config"},
     "engine": BASE | {"config", "ops", "data", "analysis"},
-    "deploy": BASE | {"config", "ops", "engine"},
+    "deploy": BASE | {"config", "ops", "data", "engine"},
 }
 MODELS_MAY_IMPORT = BASE | {"ops"}
 

@@ -1,5 +1,24 @@
 """Files for devices: exported, and proved to compute the same before they get their name."""
 
-from acmix_ms.deploy.exporter import FORMATS, Difference, VerificationError, check_format, check_output, export, verify
+from acmix_ms.deploy.comparison import TOLERANCES, Difference, VerificationError, compare
+from acmix_ms.deploy.description import Description
+from acmix_ms.deploy.exporter import FORMATS, check_format, check_output, export, outputs, possible_formats, verify
+from acmix_ms.deploy.runner import SUFFIXES, Runner, open_file
 
-__all__ = ["FORMATS", "Difference", "VerificationError", "check_format", "check_output", "export", "verify"]
+__all__ = [
+    "FORMATS",
+    "SUFFIXES",
+    "TOLERANCES",
+    "Description",
+    "Difference",
+    "Runner",
+    "VerificationError",
+    "check_format",
+    "check_output",
+    "compare",
+    "export",
+    "open_file",
+    "outputs",
+    "possible_formats",
+    "verify",
+]

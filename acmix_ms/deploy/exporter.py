@@ -1,51 +1,81 @@
-"""Export a Cell to a file, reload the file, and compare both before the file gets its name."""
+"""Export a Cell to a file, run the file, and compare both before the file gets its name."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from acmix_ms import runtime
-from acmix_ms.deploy import mindir
+from acmix_ms.deploy import onnx
+from acmix_ms.deploy.comparison import TOLERANCES, Difference, VerificationError, compare
+from acmix_ms.deploy.description import Description, beside
+from acmix_ms.deploy.runner import Runner, open_file
 from acmix_ms.engine.run_dir import writable_file
 from acmix_ms.errors import UserError, closest
 
-FORMATS = ("mindir", "air")
-TOLERANCE = 1e-4  # of the largest output; on CPU in float32 a reloaded MINDIR is bitwise equal
+FORMATS = ("mindir", "onnx", "ms", "air")
+DYNAMIC_BATCHES = (1, 3)  # a file for any batch is compared at these
 
 
-class VerificationError(RuntimeError):
-    """The exported file does not compute what the Cell computes."""
+def unavailable(format: str) -> str | None:
+    """Why a format cannot be made on this machine and what to do; None if it can. Cheap."""
+    if format == "air" and not runtime.available("Ascend"):
+        return (
+            "needs an Ascend host: MindSpore writes AIR only there, and none was found; "
+            "export --format mindir here, or run the same command on the Ascend machine"
+        )
+    if format in ("onnx", "ms") and onnx.missing():
+        return f"has {onnx.missing()}"
+    if format == "ms":
+        from acmix_ms.deploy import lite
 
-
-class Difference(NamedTuple):
-    """Largest difference between two outputs: ``absolute``, and ``relative`` to the largest magnitude expected."""
-
-    absolute: float
-    relative: float
-
-    def __str__(self) -> str:
-        return f"{self.absolute:.3g} absolute, {self.relative:.3g} of the largest output"
+        return lite.missing()
+    return None
 
 
 def check_format(format: str) -> None:
     """See that ``format`` is known and can be made on this machine. Cheap; call it before any other work.
 
     Raises:
-        UserError: unknown format, or AIR without an Ascend.
+        UserError: unknown format; AIR without an Ascend; packages or MindSpore Lite missing.
     """
     if format not in FORMATS:
-        raise UserError(f"--format {format}: {closest(format, FORMATS)}")
-    if format == "air" and not runtime.available("Ascend"):
-        raise UserError(
-            "--format air needs an Ascend host: MindSpore writes AIR only there, and none was found; "
-            "export --format mindir here, or run the same command on the Ascend machine"
-        )
+        raise UserError(f"--format {format}: {closest(format, (*FORMATS, 'all'))}")
+    reason = unavailable(format)
+    if reason:
+        raise UserError(f"--format {format} {reason}")
+
+
+def possible_formats(format: str) -> list[str]:
+    """``format`` alone, or of ``"all"`` those that can be made here; what stands against the others is printed.
+
+    Raises:
+        UserError: as `check_format`.
+    """
+    if format != "all":
+        check_format(format)
+        return [format]
+    reasons = {name: unavailable(name) for name in FORMATS}
+    for name, reason in reasons.items():
+        if reason:
+            print(f"--format {name} is left out: it {reason}", flush=True)
+    return [name for name in FORMATS if not reasons[name]]
+
+
+def outputs(output: str | None, model: str, formats: Sequence[str], *, force: bool = False) -> list[Path]:
+    """The file of each format: ``output`` itself where it has the ending of the only format, else with it appended.
+
+    Raises:
+        UserError: as `check_output`.
+    """
+    stem = output or model
+    single = len(formats) == 1 and output and Path(output).suffix
+    return [check_output(stem if single else f"{stem}.{name}", force=force) for name in formats]
 
 
 def check_output(path: str | os.PathLike, *, force: bool = False) -> Path:
@@ -65,75 +95,116 @@ def export(
     format: str,
     path: str | os.PathLike,
     *,
-    image_size: int,
+    image_size: int | None,
     batch: int | None = 1,
     channels: int = 3,
+    precision: str = "fp32",
     force: bool = False,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
     reference=None,
+    images: np.ndarray | None = None,
+    description: Description | None = None,
 ) -> Path:
-    """Write ``cell`` as a file that has been reloaded and compared with it. Needs graph mode.
+    """Write ``cell`` as a file that has been run and compared with it. Needs graph mode.
 
     Args:
         cell: (B, channels, image_size, image_size) float32 to one output; it is switched to evaluation.
         format: one of `FORMATS`.
         path: of the new file; a file there before is kept until the new one is proved.
+        image_size: None for any, where the net has nothing that depends on it.
         batch: fixed batch size, or None for any: that is compared at two sizes.
+        precision: ``"fp32"``, or ``"fp16"`` to compute in (see `acmix_ms.deploy.half`).
         force: replace an existing file.
-        tolerance: largest difference allowed, relative to the largest output.
+        tolerance: largest difference allowed, relative to the largest output; default `TOLERANCES`.
         reference: what the file is compared with instead of ``cell``: the net that ``cell`` was made from.
+        images: (N, channels, H, W) float32 to compare on; random numbers by default.
+        description: completed and written as JSON beside the file.
 
     Raises:
-        UserError: see `check_format` and `check_output`.
+        UserError: see `check_format` and `check_output`; a size that the net cannot leave open.
         VerificationError: the difference is larger; nothing is left at ``path`` that was not there before.
     """
-    import mindspore as ms
-
-    from acmix_ms.ops import kernels
-
     check_format(format)
     path = check_output(path, force=force)
+    tolerance = TOLERANCES[precision] if tolerance is None else tolerance
     cell.set_train(False)
     reference = cell if reference is None else reference
-    shape = [batch, channels, image_size, image_size]
-    example = ms.Tensor(shape=shape, dtype=ms.float32) if batch is None else ms.Tensor(np.zeros(shape, np.float32))
-    batches = [batch] if batch is not None else [1, 3]
+    if image_size is None and not getattr(reference, "any_size", False):
+        raise UserError(
+            f"--image-size dynamic: a {type(reference).__name__} with attention is made for one size; give a number"
+        )
+    if precision == "fp16":
+        from acmix_ms.deploy.half import Half
+
+        cell = Half(cell).set_train(False)
+    if images is None:
+        side = image_size or 64
+        images = np.random.default_rng(0).standard_normal((max(batch or 4, 4), channels, side, side)).astype(np.float32)
     # A folder of its own beside the target: the rename stays in one file system, and leftovers go with it.
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         partial = Path(folder) / f"model.{format}"
-        with kernels.native():  # the file may run on another device than this one
-            ms.export(cell, example, file_name=str(partial), file_format=format.upper())
-        if format == "mindir":
-            for size in batches:
-                inputs = np.random.default_rng(0).standard_normal((size, *shape[1:])).astype(np.float32)
-                difference = verify(partial, reference, [inputs])
-                print(f"reloaded {path.name}, batch {size}: largest difference {difference}", flush=True)
-                # "not <=", so that nan fails
-                if not difference.relative <= tolerance:
-                    raise VerificationError(
-                        f"{path}: the reloaded file differs by {difference}, allowed is {tolerance:g}; it was removed"
-                    )
-        else:
+        _write(cell, format, partial, (batch, channels, image_size, image_size))
+        if format == "air":
             print(f"{path.name}: AIR cannot be reloaded by MindSpore, so nothing was compared", flush=True)
-        partial.chmod(0o644)  # MindSpore leaves 0400
+        else:
+            answers = open_file(partial)
+            for size in DYNAMIC_BATCHES if batch is None else [batch]:
+                difference = verify(answers, reference, _batches(images, size))
+                print(f"reloaded {path.name}, batch {size}: largest difference {difference}", flush=True)
+                if not difference.within(tolerance):
+                    raise VerificationError(
+                        f"{path}: the reloaded file differs by {difference}; allowed is {tolerance:g}; it was removed"
+                    )
         os.replace(partial, path)
+    if description is None:
+        beside(path).unlink(missing_ok=True)  # of another file, which had this name
+    else:
+        shape = (batch, channels, image_size, image_size)
+        replace(description, format=format, precision=precision, input_shape=shape).write(path)
     return path
 
 
-def verify(path: str | os.PathLike, cell, inputs: Sequence[np.ndarray]) -> Difference:
-    """Run a MINDIR file and ``cell`` on the same ``inputs`` and compare the outputs. Needs graph mode.
+def _write(cell, format: str, path: Path, shape: tuple[int | None, ...]) -> None:
+    from acmix_ms.deploy import mindir
+
+    if format == "mindir":
+        mindir.write(cell, path, shape)
+    elif format == "air":
+        mindir.write_air(cell, path, shape)
+    elif format == "onnx":
+        onnx.write(cell, path, shape)
+    else:
+        from acmix_ms.deploy import lite
+
+        converter = lite.find()
+        source = path.with_suffix(".mindir" if converter.reads_mindir else ".onnx")
+        _write(cell, source.suffix[1:], source, shape)
+        converter.convert(source, path, input_shape=shape)
+        source.unlink()
+
+
+def _batches(images: np.ndarray, size: int) -> list[np.ndarray]:
+    """The images in whole batches, repeated where there are too few for one."""
+    if len(images) < size:
+        images = np.resize(images, (size, *images.shape[1:]))
+    return [images[start : start + size] for start in range(0, len(images) - size + 1, size)]
+
+
+def verify(file: str | os.PathLike | Runner, cell, batches: Sequence[np.ndarray]) -> Difference:
+    """Run a file (its path, or what `open_file` gave) and ``cell`` on the same batches of images and compare.
+
+    Needs graph mode.
 
     Raises:
         UserError: the file is missing or cannot be loaded.
+        VerificationError: the outputs have different shapes.
     """
     import mindspore as ms
 
-    graph = mindir.load(path)
-    tensors = [ms.Tensor(value) for value in inputs]
+    file = file if isinstance(file, Runner) else open_file(file)
     cell.set_train(False)
-    expected = cell(*tensors).asnumpy().astype(np.float64)
-    given = graph(*tensors).asnumpy().astype(np.float64)
-    if expected.shape != given.shape:
-        raise VerificationError(f"{path}: gives shape {given.shape}, expected {expected.shape}")
-    absolute = float(np.abs(expected - given).max())
-    return Difference(absolute, absolute / max(float(np.abs(expected).max()), 1e-12))
+    expected = [cell(ms.Tensor(batch)).asnumpy() for batch in batches]
+    try:
+        return compare(np.concatenate(file.batches(batches)), np.concatenate(expected))
+    except VerificationError as error:
+        raise VerificationError(f"{file.path} {error}") from error

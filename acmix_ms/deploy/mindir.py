@@ -1,46 +1,70 @@
-"""MINDIR files that are read again: what they take, and the net that they hold."""
+"""MINDIR files that are read again."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from acmix_ms.config import DataConfig
+import numpy as np
+
+from acmix_ms.deploy.runner import Runner
 from acmix_ms.errors import UserError
+from acmix_ms.ops import kernels
 
-if TYPE_CHECKING:
+
+def write(cell, path: Path, shape: tuple[int | None, ...]) -> None:
+    """Write ``cell`` as MINDIR for inputs of ``shape``, None where any size will do. Needs graph mode."""
+    _export(cell, path, shape, "MINDIR")
+
+
+def write_air(cell, path: Path, shape: tuple[int | None, ...]) -> None:
+    """Write ``cell`` as AIR, on an Ascend host. Needs graph mode."""
+    _export(cell, path, shape, "AIR")
+
+
+def _export(cell, path: Path, shape: tuple[int | None, ...], format: str) -> None:
     import mindspore as ms
-    from mindspore import nn
 
-SUFFIX = ".mindir"
+    example = ms.Tensor(shape=list(shape), dtype=ms.float32)
+    if None not in shape:
+        example = ms.Tensor(np.zeros(shape, np.float32))
+    with kernels.native():  # the file may run on another device than this one
+        ms.export(cell, example, file_name=str(path), file_format=format)
+    path.chmod(0o644)  # MindSpore leaves 0400
 
 
-def load(path: str | os.PathLike) -> nn.GraphCell:
-    """The net that a file holds; it runs in graph mode only.
+class Mindir(Runner):
+    """The net in a MINDIR file, run by MindSpore on this process's device. Needs graph mode.
 
     Raises:
-        UserError: the file is missing or cannot be loaded.
+        UserError: missing file, or one that is truncated, encrypted or no MINDIR.
     """
-    import mindspore as ms
-    from mindspore import nn
 
-    if not Path(path).is_file():
-        raise UserError(f"{path} does not exist")
-    try:
-        return nn.GraphCell(ms.load(str(path)))
-    except (RuntimeError, ValueError) as error:
-        raise _not_loadable(path) from error
+    def __init__(self, path: str | os.PathLike):
+        super().__init__(path)
+        import mindspore as ms
+        from mindspore import nn
+
+        try:
+            self._net = nn.GraphCell(ms.load(str(path)))
+        except (RuntimeError, ValueError) as error:
+            raise _not_loadable(path) from error
+        self._input_shape = _input_shape(path)
+
+    @property
+    def input_shape(self) -> tuple[int | None, ...]:
+        """See `Runner`."""
+        return self._input_shape
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """See `Runner`."""
+        import mindspore as ms
+
+        return self._net(ms.Tensor(images)).asnumpy()
 
 
-def input_shapes(path: str | os.PathLike) -> list[tuple[int | None, ...]]:
-    """The shapes of what the net in a file takes; None where any size will do.
-
-    Raises:
-        UserError: it is no MINDIR file.
-    """
+def _input_shape(path: str | os.PathLike) -> tuple[int | None, ...]:
+    """The shape of what the net in a file takes; None where any size will do."""
     from google.protobuf.message import DecodeError
     from mindspore.train.mind_ir_pb2 import ModelProto
 
@@ -49,48 +73,12 @@ def input_shapes(path: str | os.PathLike) -> list[tuple[int | None, ...]]:
         model.ParseFromString(Path(path).read_bytes())
     except DecodeError as error:
         raise _not_loadable(path) from error
-    return [tuple(size if size > 0 else None for size in given.tensor[0].dims) for given in model.graph.input]
-
-
-def data_for(path: str | os.PathLike, data: DataConfig) -> DataConfig:
-    """``data`` in the batches that the net in a file takes; evaluation fills the last one up.
-
-    Raises:
-        UserError: it takes images of another size, or something else than images.
-    """
-    shapes = input_shapes(path)
-    if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][1] not in (None, 3):
+    shapes = [tuple(size if size > 0 else None for size in given.tensor[0].dims) for given in model.graph.input]
+    if len(shapes) != 1 or len(shapes[0]) != 4:
         said = " and ".join("x".join(str(size or "any") for size in shape) for shape in shapes) or "nothing"
         raise UserError(f"{path} takes {said}, not images (batch x 3 x height x width): give a file of export.py")
-    ((batch, _, *sides),) = shapes
-    if any(side not in (None, data.image_size) for side in sides):
-        height, width = (side or "any" for side in sides)
-        remedy = f"give data.image_size={height}, or " if height == width else ""
-        raise UserError(
-            f"{path} takes images of {height}x{width} pixels, but data.image_size={data.image_size}: "
-            f"{remedy}export it again with --image-size {data.image_size}"
-        )
-    return dataclasses.replace(data, batch_size=batch or data.batch_size)
-
-
-def predictor(graph: nn.GraphCell, path: str | os.PathLike, num_classes: int) -> Callable[[ms.Tensor], ms.Tensor]:
-    """``images -> logits`` of a net that came from ``path``, for `acmix_ms.engine.evaluation.evaluate`.
-
-    Raises:
-        UserError: when it is called and the net has another number of classes.
-    """
-
-    def predict(images: ms.Tensor) -> ms.Tensor:
-        logits = graph(images)
-        if tuple(logits.shape) != (images.shape[0], num_classes):
-            raise UserError(
-                f"{path} gives {'x'.join(map(str, logits.shape[1:])) or 'no'} classes, the data have {num_classes}: "
-                "give the data that it was trained on, or another file"
-            )
-        return logits
-
-    return predict
+    return shapes[0]
 
 
 def _not_loadable(path: str | os.PathLike) -> UserError:
-    return UserError(f"{path} cannot be loaded as MINDIR; export it again")
+    return UserError(f"{path} cannot be loaded as MINDIR, it is truncated, encrypted or none: export it again")

@@ -28,19 +28,20 @@ def build_predictor(net: nn.Cell) -> Callable[[ms.Tensor], ms.Tensor]:
     return compiled(predict)
 
 
-def evaluate(net: nn.Cell, loader: Loader, predict: Callable | None = None) -> dict:
+def evaluate(net: nn.Cell | None, loader: Loader, predict: Callable | None = None) -> dict:
     """What ``net`` scores on one split. Where a group shares it, every process gets the scores of the whole of it.
 
     Args:
-        net: switched to evaluation, and left so.
-        predict: what `build_predictor` gave for this net, to compile only once.
+        net: switched to evaluation, and left so; None of an exported file.
+        predict: what `build_predictor` gave for this net, to compile only once; of a file what computes its logits.
 
     Returns:
         what `Accuracy.result` gives; ``img_per_s``, images per second of the group, data included, without the first
         batch, which compiles (None where there is no other); ``classes``, as `by_class` gives them.
     """
     predict = predict or build_predictor(net)
-    net.set_train(False)
+    if net is not None:
+        net.set_train(False)
     accuracy, marks = Accuracy(), []
     for images, labels in loader.epoch(0):
         accuracy.update(predict(ms.Tensor(images)).asnumpy(), labels)

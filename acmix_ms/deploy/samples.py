@@ -1,0 +1,39 @@
+"""Real images to compare nets on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from PIL import Image
+
+from acmix_ms.config import DataConfig
+from acmix_ms.data import create_loader
+from acmix_ms.data.preprocess import Preprocess
+from acmix_ms.errors import UserError
+
+COUNT = 8
+CROP = 320  # pixels, of photographs of 427 x 640
+
+
+def real_images(data: DataConfig, preprocess: Preprocess) -> np.ndarray:
+    """The first validation images of ``data`` where they are there, else photographs: (N, 3, S, S) float32."""
+    sized = replace(data, image_size=preprocess.crop, batch_size=COUNT)
+    try:
+        images, _ = next(iter(create_loader(sized, "val").epoch(0)))
+        return images
+    except UserError:  # a net is often exported where its data are not
+        return photographs(preprocess)
+
+
+def photographs(preprocess: Preprocess, count: int = COUNT) -> np.ndarray:
+    """Crops of the two photographs that come with scikit-learn, prepared as evaluation does: (count, 3, S, S)."""
+    from sklearn.datasets import load_sample_images
+
+    random, pictures = np.random.default_rng(0), load_sample_images().images
+    images = []
+    for i in range(count):
+        picture = pictures[i % len(pictures)]
+        top, left = (int(random.integers(0, side - CROP + 1)) for side in picture.shape[:2])
+        images.append(preprocess(Image.fromarray(picture[top : top + CROP, left : left + CROP])))
+    return np.stack(images)

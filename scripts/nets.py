@@ -1,0 +1,101 @@
+"""Nets as commands ask for them: by a configuration, by name, or by a checkpoint that says itself what it is of."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from acmix_ms import config
+from acmix_ms.arguments import ArgumentParser
+from acmix_ms.engine import run_dir
+from acmix_ms.errors import UserError
+
+if TYPE_CHECKING:
+    from mindspore import nn
+
+    from acmix_ms.engine.checkpoint import Checkpoint
+
+
+class Net(NamedTuple):
+    """A net in evaluation; how many classes it tells apart, and their names where the checkpoint has them."""
+
+    cell: nn.Cell
+    num_classes: int
+    classes: tuple[str, ...] | None
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """``--config``, ``--model``, ``--checkpoint`` and overrides: what `read` takes."""
+    parser.add_config(required=False)
+    parser.add_argument("--model", metavar="NAME", help="instead of --config; most checkpoints know theirs")
+    parser.add_argument("--checkpoint", metavar="FILE", help="the weights; without it they are random")
+
+
+def check(args: Namespace) -> None:
+    """See that a net is named, and its file there. Cheap.
+
+    Raises:
+        UserError: no net, two nets, or no file.
+    """
+    if args.config and args.model:
+        raise UserError("give either --config FILE or --model NAME, not both")
+    if not (args.config or args.model or args.checkpoint):
+        raise UserError("give either --config FILE or --model NAME, or a --checkpoint that knows its model")
+    if args.checkpoint:
+        run_dir.require_checkpoint(args.checkpoint)
+
+
+def read(args: Namespace) -> tuple[config.Config, Checkpoint | None]:
+    """The configuration of the net that is named, and its checkpoint, if there is one.
+
+    Raises:
+        UserError: unreadable files, or a checkpoint that does not know its model.
+    """
+    cfg = None
+    if args.config:
+        cfg = config.load(args.config, args.overrides)
+    elif args.model:
+        cfg = config.for_model(args.model, args.overrides)
+    if not args.checkpoint:
+        return cfg, None
+    from acmix_ms.engine import checkpoint
+
+    saved = checkpoint.read(args.checkpoint)
+    return cfg or config_of(saved, args.checkpoint, args.overrides), saved
+
+
+def config_of(saved: Checkpoint, path: str, overrides: Sequence[str] = ()) -> config.Config:
+    """The configuration that a checkpoint was trained with; the defaults of its model where it was converted.
+
+    Raises:
+        UserError: it does not say of which model it is.
+    """
+    if "config" in saved.meta:
+        return config.from_text(saved.meta["config"], overrides)
+    if not saved.meta.get("model"):
+        raise UserError(
+            f"{path} does not say of which model it is: give --config or --model, or a file that train.py or "
+            "convert_torch.py wrote"
+        )
+    return config.for_model(saved.meta["model"], overrides)
+
+
+def build(
+    cfg: config.Config, saved: Checkpoint | None = None, path: str | None = None, num_classes: int | None = None
+) -> Net:
+    """The net of ``cfg`` with the weights of a checkpoint that came from ``path``, or random ones.
+
+    Raises:
+        UserError: the checkpoint is of another net.
+    """
+    from acmix_ms.engine import checkpoint
+    from models import create_model
+
+    meta = saved.meta if saved else {}
+    count = num_classes or meta.get("num_classes") or cfg.model.num_classes or 1000
+    cell = create_model(cfg.model.name, num_classes=count, **cfg.model.kwargs).set_train(False)
+    if saved:
+        checkpoint.assign_weights(cell, saved, path)
+    names = meta.get("class_names") or ()
+    return Net(cell, count, tuple(names) if len(names) == count else None)
