@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Iterator
 from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 
@@ -73,6 +74,12 @@ def foreign_environment() -> dict[str, str]:
 def cpu_cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def weights_folder() -> Path:
+    """Where converted weights of known models lie: ``$ACMIX_WEIGHTS``, or ``~/.cache/acmix_ms``."""
+    given = os.environ.get("ACMIX_WEIGHTS")
+    return Path(given).expanduser() if given else Path.home() / ".cache" / "acmix_ms"
 
 
 def device_peak_bytes(device: str) -> int | None:

@@ -1,15 +1,19 @@
-"""Official PyTorch weights: names, buffers and shapes brought to ours."""
+"""Weights that somebody else has trained: official PyTorch ones brought to our names, and what `create_model` loads."""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 from mindspore import nn
 
 from acmix_ms import runtime
+from acmix_ms.engine import checkpoint, finetune
 from acmix_ms.errors import UserError
+from models import manifest
 
 logger = logging.getLogger(__name__)
 
@@ -79,3 +83,48 @@ def load_torch_state(net: nn.Cell, state: Mapping[str, np.ndarray], *, drop_head
         if name not in dropped:
             runtime.assign(parameter, arrays[name])
     return dropped
+
+
+# ------------------------------------------------------------------------------------------------- create_model(...)
+def read_pretrained(model: str, pretrained: bool | str | os.PathLike) -> tuple[checkpoint.Checkpoint, Path]:
+    """What ``create_model(model, pretrained=...)`` starts from, and its file.
+
+    Args:
+        model: a registered name.
+        pretrained: a ``.ckpt`` or ``.safetensors`` file of this project, or True for the converted official weights,
+            ``<model>.safetensors`` in `runtime.weights_folder`. Nothing is downloaded.
+
+    Raises:
+        UserError: no such file, with where to get it and how to convert it; no weights were released; see
+            `checkpoint.read`.
+    """
+    if pretrained is not True:
+        return checkpoint.read(pretrained), Path(pretrained)
+    path = manifest.cached(model)
+    if path.is_file():
+        return checkpoint.read(path), path
+    released = manifest.releases(model)
+    if not released:
+        have = ", ".join(sorted({release.model for release in manifest.RELEASES}))
+        raise UserError(
+            f"pretrained=True: no weights of {model} were released, and {path} does not exist; "
+            f"give pretrained=FILE, or a model that has some: {have}"
+        )
+    where = f"{released[0].url}{f' or {released[0].also}' if released[0].also else ''}"
+    raise UserError(f"pretrained=True: {path} does not exist; download {where} and run: {released[0].command()}")
+
+
+def take_over(net: nn.Cell, saved: checkpoint.Checkpoint, path: Path) -> None:
+    """Give ``net`` the weights that `read_pretrained` has read; what is not taken as it is, is logged as a warning.
+
+    Raises:
+        UserError: as `finetune.take_over`; or the file has official names, and is to be converted first.
+    """
+    parameters = net.parameters_dict()
+    official = {torch_name(name) for name in parameters} - set(parameters)
+    if not saved.meta and official & set(saved.weights):
+        raise UserError(
+            f"pretrained={path} has PyTorch's names: convert it with python scripts/convert_torch.py --input {path}"
+        )
+    for line in finetune.take_over(net, saved, path):
+        logger.warning("%s", line)

@@ -1,10 +1,14 @@
-"""Convert official PyTorch weights: ``python scripts/convert_torch.py --model NAME --input X.pth --output Y.ckpt``."""
+"""Convert official PyTorch weights: ``python scripts/convert_torch.py --model swin_tiny --input FILE.pth``.
+
+Without ``--output`` they go where ``create_model("swin_tiny", pretrained=True)`` looks. ``--list`` tells what was
+released for which model.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
-import zipfile
-from collections.abc import Mapping
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -15,85 +19,86 @@ from acmix_ms import deploy, runtime
 from acmix_ms.arguments import ArgumentParser, positive_int
 from acmix_ms.errors import UserError, run_cli
 
-WRAPPERS = ("model", "state_dict")  # where training scripts keep the state dict inside the file
 CLASSIFIERS = ("fc.weight", "head.weight")
+ENDINGS = (".ckpt", ".safetensors")
 
 
-def read_state(path: Path) -> dict[str, np.ndarray]:
-    """State dict of a ``.pth`` / ``.pt`` (needs torch), ``.npz`` or ``.safetensors`` file as arrays.
+def convert(model: str, source: Path, output: Path, *, num_classes: int | None, drop_head: bool, check: bool) -> str:
+    """Read the state dict, load it into the model (which checks names and shapes), save; returns a line about it.
 
     Raises:
-        UserError: missing or unreadable file, unknown ending, torch not installed, or no state dict in it.
+        UserError: a file or a state dict that cannot serve, or an output that cannot be written.
     """
-    if not path.is_file():
-        raise UserError(f"--input {path} does not exist")
-    if path.suffix == ".npz":
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                return dict(file)
-        except (ValueError, OSError, zipfile.BadZipFile) as error:
-            raise UserError(f"--input {path} is not a readable .npz file: {error}") from error
-    if path.suffix == ".safetensors":
-        import safetensors.numpy
+    from models import create_model, torch_files
+    from models.pretrained import load_torch_state
 
-        try:
-            return safetensors.numpy.load_file(path)
-        except safetensors.SafetensorError as error:
-            raise UserError(f"--input {path} is not a readable .safetensors file: {error}") from error
-    if path.suffix in (".pth", ".pt"):
-        return _read_torch(path)
-    raise UserError(f"--input {path}: unknown ending {path.suffix!r}, give .pth, .pt, .npz or .safetensors")
+    digest = torch_files.check_sha256(source, refuse=check)
+    state = torch_files.read_state(source)
+    runtime.start("CPU")
+    sizes = [len(state[name]) for name in CLASSIFIERS if name in state]
+    num_classes = num_classes or (sizes[0] if sizes else 1000)
+    net = create_model(model, num_classes=num_classes)
+    load_torch_state(net, state, drop_head=drop_head)
+    meta = {"model": model, "num_classes": num_classes, "source": source.name, "source_sha256": digest}
+    _save(output, net, meta)
+    return f"{output}: {len(net.parameters_dict())} parameters of {model}, {num_classes} classes, read back and equal"
 
 
-def _read_torch(path: Path) -> dict[str, np.ndarray]:
-    try:
-        import torch
-    except ImportError as error:
-        raise UserError(
-            f"--input {path}: reading {path.suffix} needs PyTorch, which is not installed: pip install torch, "
-            "or save the state dict as .safetensors or .npz where you have it"
-        ) from error
-    import pickle
+def _save(output: Path, net, meta: dict) -> None:
+    """Write and read back beside ``output``; a file that is there gives way to one that has proved good."""
+    from acmix_ms.engine import checkpoint
 
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise UserError(f"--input {path} holds no plain weights that torch can read: {error}") from error
-    for name in WRAPPERS:
-        if isinstance(state, Mapping) and isinstance(state.get(name), Mapping):
-            state = state[name]
-    if not isinstance(state, Mapping) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise UserError(f"--input {path} holds no state dict, neither itself nor under {' or '.join(WRAPPERS)}")
-    arrays = {name: (v.float() if v.is_floating_point() else v).numpy() for name, v in state.items()}
-    return {name[7:] if name.startswith("module.") else name: v for name, v in arrays.items()}  # DataParallel
+        with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
+            partial = Path(folder) / output.name
+            checkpoint.save(partial, net.parameters_dict(), meta=meta)
+            saved = checkpoint.read(partial).weights
+            weights = {name: parameter.asnumpy() for name, parameter in net.parameters_dict().items()}
+            if saved.keys() != weights.keys() or not all(same(saved[name], weights[name]) for name in weights):
+                raise UserError(f"--output {output} does not read back as it was written: try another disk")
+            os.replace(partial, output)
+            runtime.sync(output.parent)
+    except OSError as error:
+        raise UserError(f"--output {output} cannot be written: {error.strerror}") from error
+
+
+def same(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two arrays are bitwise equal, nan included."""
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Read, load into the model (which checks names and shapes), save."""
+    """Check what is cheap to check, then convert."""
     parser = ArgumentParser(prog="convert_torch.py", description="Convert official PyTorch weights to a checkpoint.")
-    parser.add_argument("--model", required=True, metavar="NAME", help="such as acmix_swin_tiny")
-    parser.add_argument("--input", required=True, type=Path, metavar="FILE", help=".pth, .pt, .npz or .safetensors")
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="ends with .ckpt")
+    parser.add_argument("--list", action="store_true", help="print what was released, and where it is")
+    parser.add_argument("--input", type=Path, metavar="FILE", help=".pth, .pt, .npz or .safetensors")
+    parser.add_argument("--model", metavar="NAME", help="default: what the file of this name was released for")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help=".ckpt or .safetensors; default: where pretrained=True looks"
+    )
     parser.add_argument("--num-classes", type=positive_int, metavar="N", help="default: of the weights")
     parser.add_argument("--drop-head", action="store_true", help="leave out a classifier of another size")
     parser.add_argument("--force", action="store_true", help="replace an existing output")
+    parser.add_flag("check", help="compare the sha256 with that of the released file, where it is known (default)")
     args = parser.parse_args(argv)
+    from models import manifest, torch_files
 
-    if args.output.suffix != ".ckpt":
-        raise UserError(f"--output {args.output}: give a name that ends with .ckpt")
-    deploy.check_output(args.output, force=args.force)
-    state = read_state(args.input)
-    runtime.start("CPU")
-    from acmix_ms.engine import checkpoint
-    from models import create_model
-    from models.pretrained import load_torch_state
-
-    sizes = [len(state[name]) for name in CLASSIFIERS if name in state]
-    num_classes = args.num_classes or (sizes[0] if sizes else 1000)
-    net = create_model(args.model, num_classes=num_classes)
-    load_torch_state(net, state, drop_head=args.drop_head)
-    checkpoint.save(args.output, net.parameters_dict(), meta={"model": args.model, "num_classes": num_classes})
-    print(f"{args.output}: {len(net.parameters_dict())} parameters of {args.model}, {num_classes} classes")
+    if args.list:
+        print(manifest.table())
+        return
+    if args.input is None:
+        raise UserError("--input FILE is missing: give the weights to convert, or --list to see which there are")
+    release = manifest.by_file(args.input)
+    model = args.model or (release and release.model)
+    if not model:
+        raise UserError(f"--input {args.input} is no file that a release tells the model of: give --model NAME")
+    output = args.output or manifest.cached(model)
+    if output.suffix not in ENDINGS:
+        raise UserError(f"--output {output}: give a name that ends with {' or '.join(ENDINGS)}")
+    torch_files.require(args.input)
+    deploy.check_output(output, force=args.force)
+    options = {"num_classes": args.num_classes, "drop_head": args.drop_head, "check": args.check}
+    print(convert(model, args.input, output, **options))
 
 
 if __name__ == "__main__":

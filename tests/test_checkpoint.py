@@ -193,6 +193,54 @@ def test_truncated_safetensors_is_named(net, tmp_path):
     assert "truncated" in error(net, path)
 
 
+@pytest.fixture
+def published(net, tmp_path):
+    """The weights as a .safetensors file with a description."""
+    path = tmp_path / "a.safetensors"
+    checkpoint.save(path, net.parameters_dict(), {"rate": np.float32(0.5)}, {"model": "tiny_net"})
+    return path
+
+
+def test_safetensors_round_trip(net, published):
+    loaded = checkpoint.read(published)
+    assert same(loaded.weights, values(net))
+    assert loaded.state["rate"] == 0.5
+    assert loaded.state["rate"].shape == ()
+    assert loaded.meta == {"model": "tiny_net", "format_version": checkpoint.FORMAT_VERSION}
+    others = safetensors.numpy.load_file(published)  # the weights have plain names for other readers
+    assert same({name: others[name] for name in values(net)}, values(net))
+    assert [path.name for path in published.parent.iterdir()] == [published.name]
+    transposed = np.arange(6, dtype=np.float32).reshape(2, 3).T  # not in the order that the format wants
+    checkpoint.save(published, {"a": transposed})
+    assert np.array_equal(checkpoint.read(published).weights["a"], transposed)
+
+
+def test_damaged_safetensors_are_noticed(net, published):
+    data = published.read_bytes()
+    for point in (0, 5, 30, len(data) // 2, len(data) - 1):
+        published.write_bytes(data[:point])
+        message = error(net, published)
+        assert "truncated" in message or "not a safetensors file" in message, point
+    for position in (len(data) // 2, len(data) - 5, data.index(b"tiny_net")):
+        changed = bytearray(data)
+        changed[position] ^= 1
+        published.write_bytes(changed)
+        assert "damaged" in error(net, published)
+
+
+def test_a_failed_write_leaves_the_old_safetensors(published, monkeypatch):
+    before = published.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="cannot be written: No space left on device"):
+        checkpoint.save(published, {"a": np.ones(3)})
+    assert published.read_bytes() == before
+    assert [path.name for path in published.parent.iterdir()] == [published.name]
+
+
 def test_missing_file_and_folder_are_named(net, tmp_path):
     assert "does not exist" in error(net, tmp_path / "none.ckpt")
     assert "is a folder" in error(net, tmp_path)

@@ -56,14 +56,11 @@ PARAMETERS = {
     "botnet50": 20_852_008,
     "lrnet50": 23_409_128,
 }
-OFFICIAL = {
-    "acmix_resnet26": "resnet_acmix26",
+OFFICIAL = {  # acmix_resnet26, acmix_swin_tiny, pvt_tiny: in test_weights.py, through a converted file
     "acmix_resnet38": "resnet_acmix38",
     "acmix_resnet50": "resnet_acmix50",
-    "acmix_swin_tiny": "swin_acmix_T",
     "acmix_swin_small": "swin_acmix_S",
     "swin_tiny": "swin_tiny",
-    "pvt_tiny": "pvt_tiny",
     "pvt_small": "pvt_small",
 }
 

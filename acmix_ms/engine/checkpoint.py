@@ -4,6 +4,9 @@ A file is an ordinary MindSpore ``.ckpt``. Weights stand under their plain names
 ``ms.load_param_into_net`` read it; what else a run needs stands in entries that begin with ``train_state.``, first of
 all ``train_state.meta``: JSON with step, epoch, configuration, format version and a checksum over everything.
 It comes first because MindSpore loads a file that was cut between two entries without a word.
+
+``.safetensors`` files are written and read as well, for weights that are passed on: the same entries, and the JSON in
+the file's own metadata, under ``acmix``.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from acmix_ms.errors import UserError
 FORMAT_VERSION = 1
 STATE_PREFIX = "train_state."
 META = STATE_PREFIX + "meta"
+SAFETENSORS, SAFETENSORS_META = ".safetensors", "acmix"
 AVERAGE_PREFIX = "ema."  # in the state: of the moving averages of the weights
 
 
@@ -47,7 +51,7 @@ def save(path: str | os.PathLike, weights: Mapping, state: Mapping | None = None
     """Write a checkpoint so that ``path`` holds either the old file or the whole new one, even if the power fails.
 
     Args:
-        path: ends with ``.ckpt``.
+        path: ends with ``.ckpt`` or ``.safetensors``.
         weights: plain parameter names to Parameters, Tensors or arrays.
         state: what resuming needs beside the weights, named freely.
         meta: JSON values.
@@ -60,15 +64,23 @@ def save(path: str | os.PathLike, weights: Mapping, state: Mapping | None = None
     entries.update({STATE_PREFIX + name: _array(value) for name, value in (state or {}).items()})
     described = {**(meta or {}), "format_version": FORMAT_VERSION}
     described["checksum"] = _checksum(entries, described)
-    header = np.frombuffer(json.dumps(described).encode(), np.uint8)
-    contents = [{"name": META, "data": ms.Tensor(header)}]
-    contents += [{"name": name, "data": ms.Tensor(value)} for name, value in entries.items()]
-
     with _replacing(path) as partial:
-        with _quiet():
-            ms.save_checkpoint(contents, str(partial))
-        partial.chmod(0o644)  # MindSpore leaves 0400, which would forbid the owner to replace or remove it elsewhere
+        write = _write_safetensors if path.suffix == SAFETENSORS else _write_ckpt
+        write(partial, entries, json.dumps(described))
         runtime.sync(partial)
+
+
+def _write_ckpt(path: Path, entries: Mapping[str, np.ndarray], header: str) -> None:
+    contents = [{"name": META, "data": ms.Tensor(np.frombuffer(header.encode(), np.uint8))}]
+    contents += [{"name": name, "data": ms.Tensor(value)} for name, value in entries.items()]
+    with _quiet():
+        ms.save_checkpoint(contents, str(path))
+    path.chmod(0o644)  # MindSpore leaves 0400, which would forbid the owner to replace or remove it elsewhere
+
+
+def _write_safetensors(path: Path, entries: Mapping[str, np.ndarray], header: str) -> None:
+    # Not `save_file`: its error for a full disk is no OSError.
+    path.write_bytes(safetensors.numpy.save(dict(entries), metadata={SAFETENSORS_META: header}))
 
 
 def save_state(folder: Path, weights: Mapping, state: Mapping, meta: Mapping, *, keep: int) -> None:
@@ -127,8 +139,7 @@ def read(path: str | os.PathLike) -> Checkpoint:
         UserError: missing, foreign, truncated or damaged file, each in its own words.
     """
     path = require_checkpoint(path)
-    entries = _read_safetensors(path) if path.suffix == ".safetensors" else _read_ckpt(path)
-    header = entries.pop(META, None)
+    entries, header = _read_safetensors(path) if path.suffix == SAFETENSORS else _read_ckpt(path)
     meta = {} if header is None else _parse_meta(header, entries, path)
     state = {name[len(STATE_PREFIX) :]: value for name, value in entries.items() if name.startswith(STATE_PREFIX)}
     weights = {name: value for name, value in entries.items() if not name.startswith(STATE_PREFIX)}
@@ -174,7 +185,7 @@ def assign_weights(net: nn.Cell, checkpoint: Checkpoint, path: str | os.PathLike
 
 
 def _array(value) -> np.ndarray:
-    return np.asarray(value.asnumpy() if isinstance(value, ms.Tensor) else value)
+    return np.asarray(value.asnumpy() if isinstance(value, ms.Tensor) else value, order="C")  # as safetensors needs it
 
 
 def _checksum(entries: Mapping[str, np.ndarray], meta: Mapping) -> str:
@@ -187,9 +198,9 @@ def _checksum(entries: Mapping[str, np.ndarray], meta: Mapping) -> str:
     return digest.hexdigest()
 
 
-def _parse_meta(header: np.ndarray, entries: Mapping[str, np.ndarray], path: Path) -> dict:
+def _parse_meta(header: bytes, entries: Mapping[str, np.ndarray], path: Path) -> dict:
     try:
-        meta = json.loads(header.tobytes())
+        meta = json.loads(header)
         expected = meta.pop("checksum")
         version = meta["format_version"]
     except (ValueError, KeyError, AttributeError) as error:
@@ -203,7 +214,8 @@ def _parse_meta(header: np.ndarray, entries: Mapping[str, np.ndarray], path: Pat
     return meta
 
 
-def _read_ckpt(path: Path) -> dict[str, np.ndarray]:
+def _read_ckpt(path: Path) -> tuple[dict[str, np.ndarray], bytes | None]:
+    """Entries, and the description, which files of others do not have."""
     _check_framing(path)
     try:
         with _quiet():
@@ -211,12 +223,16 @@ def _read_ckpt(path: Path) -> dict[str, np.ndarray]:
     except ValueError as error:
         raise UserError(f"checkpoint {path} is damaged: MindSpore cannot read it; take another copy") from error
     # Texts that others append with `append_dict` are no weights.
-    return {name: value.asnumpy() for name, value in loaded.items() if isinstance(value, ms.Tensor)}
+    entries = {name: value.asnumpy() for name, value in loaded.items() if isinstance(value, ms.Tensor)}
+    header = entries.pop(META, None)
+    return entries, None if header is None else header.tobytes()
 
 
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], bytes | None]:
     try:
-        return safetensors.numpy.load_file(path)
+        with safetensors.safe_open(path, framework="np") as file:
+            header = (file.metadata() or {}).get(SAFETENSORS_META)
+            return {name: file.get_tensor(name) for name in file.keys()}, header and header.encode()  # noqa: SIM118
     except safetensors.SafetensorError as error:
         cut = "incomplete" in str(error).lower() or "small" in str(error).lower() or "cover" in str(error).lower()
         what = "is truncated" if cut else "is not a safetensors file"
@@ -321,7 +337,8 @@ def _replacing(path: Path) -> Iterator[Path]:
     Raises:
         UserError: the system refuses; ``path`` is untouched.
     """
-    partial = path.with_name(f"{path.stem}.partial.ckpt")
+    suffix = SAFETENSORS if path.suffix == SAFETENSORS else ".ckpt"  # MindSpore would add its own to any other
+    partial = path.with_name(f"{path.stem}.partial{suffix}")
     try:
         yield partial
         os.replace(partial, path)

@@ -29,13 +29,23 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)  # BatchNorm3d has a 
 def load_initial_weights(net: nn.Cell, path: str | os.PathLike) -> None:
     """Start ``net`` from the weights of ``path``, and tell in a line what was not taken as it is.
 
-    A classifier of another number of classes stays as it was drawn. Position embeddings and tables of relative
-    positions of another size are resized, see `resize_table`. All else must fit.
+    Raises:
+        UserError: as `checkpoint.read` and `take_over`; the net is untouched then.
+    """
+    for line in take_over(net, checkpoint.read(path), path):
+        print(line, flush=True)
+
+
+def take_over(net: nn.Cell, saved: checkpoint.Checkpoint, path: str | os.PathLike) -> list[str]:
+    """Give ``net`` the weights that were read from ``path``; returns lines that say what was not taken as it is.
+
+    A classifier of another number of classes stays as it was drawn, and a net without one (``features_only``) leaves it
+    out. Position embeddings and tables of relative positions of another size are resized, see `resize_table`. All else
+    must fit.
 
     Raises:
-        UserError: as `checkpoint.load_weights`; the net is untouched then.
+        UserError: as `checkpoint.assign_weights`; the net is untouched then.
     """
-    saved = checkpoint.read(path)
     weights, said = dict(saved.weights), []
     parameters = {name: parameter.asnumpy() for name, parameter in net.parameters_dict().items()}
     classifier = _other_classifier(net, parameters, weights)
@@ -43,6 +53,8 @@ def load_initial_weights(net: nn.Cell, path: str | os.PathLike) -> None:
         have, want = (len(values[classifier[0]]) for values in (weights, parameters))
         weights.update({name: parameters[name] for name in classifier})
         said.append(f"classifier has {have} classes in {path}, {want} here: drawn anew")
+    if getattr(net, "features_only", False):
+        said += _leave_out_classifier(net, parameters, weights, path)
     resized = {}
     for name, parameter in parameters.items():
         tokens = _class_tokens(net, name)
@@ -54,14 +66,27 @@ def load_initial_weights(net: nn.Cell, path: str | os.PathLike) -> None:
         tables = f"{len(resized)} position table{'s' if len(resized) > 1 else ''}"
         said.append(f"{tables} of {path} resized (bicubic), first {first}: {' -> '.join(sides)}")
     checkpoint.assign_weights(net, checkpoint.Checkpoint({**weights, **resized}, {}, saved.meta), path)
-    for line in said:
-        print(line, flush=True)
+    return said
+
+
+def _leave_out_classifier(net: nn.Cell, parameters: Mapping, weights: dict, path: str | os.PathLike) -> list[str]:
+    """Bring the head parts of ``weights`` to those of a backbone: drop what it lacks, keep what it alone has."""
+    unused = [name for name in weights if name not in parameters and _of_head(net, name)]
+    own = [name for name in parameters if name not in weights and _of_head(net, name)]
+    for name in unused:
+        del weights[name]
+    weights.update({name: parameters[name] for name in own})
+    said = [f"features only: {', '.join(unused)} of {path} left out"] if unused else []
+    return said + ([f"features only: not in {path} and as drawn: {', '.join(own)}"] if own else [])
+
+
+def _of_head(net: nn.Cell, name: str) -> bool:
+    return name.partition(".")[0] in getattr(net, "head_names", ())
 
 
 def _other_classifier(net: nn.Cell, parameters: Mapping, weights: Mapping) -> list[str]:
     """Names of the classifier's parameters, if those in ``weights`` differ in the number of classes alone."""
-    heads = getattr(net, "head_names", ())
-    names = [name for name in parameters if name.partition(".")[0] in heads]
+    names = [name for name in parameters if _of_head(net, name)]
     if not all(name in weights and weights[name].ndim and parameters[name].ndim for name in names):
         return []
     counts = {(len(weights[name]), len(parameters[name])) for name in names}
