@@ -15,9 +15,7 @@ def main(argv: list[str] | None = None) -> None:
     """Print top-1, top-5, the number of images of the validation split, and how many were done in a second."""
     parser = ArgumentParser(prog="eval.py", description="Evaluate a checkpoint on the validation split.")
     parser.add_config()
-    parser.add_argument(
-        "--checkpoint", required=True, metavar="FILE", help=".ckpt, .safetensors, or a file of export.py"
-    )
+    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="weights, or a file of export.py")
     parser.add_argument("--weights", choices=("trained", "ema"), default="trained", help="ema: their moving averages")
     parser.add_argument("--per-class", action="store_true", help="also print the accuracy of each class")
     parser.add_argument("--output", metavar="FILE.json", help="write all scores there, those of each class too")

@@ -160,8 +160,10 @@ def resize_positions(table: Tensor, side: int, height: int, width: int) -> Tenso
     if (height, width) == (side, side):
         return table
     channels = table.shape[2]
-    table = ops.matmul(_bilinear_matrix(height, side).astype(table.dtype), table.reshape(side, side * channels))  # (H, side*C)
-    table = ops.matmul(_bilinear_matrix(width, side).astype(table.dtype), table.reshape(height, side, channels))  # (H, W, C)
+    rows = _bilinear_matrix(height, side).astype(table.dtype)
+    columns = _bilinear_matrix(width, side).astype(table.dtype)
+    table = ops.matmul(rows, table.reshape(side, side * channels))  # (H, side*C)
+    table = ops.matmul(columns, table.reshape(height, side, channels))  # (H, W, C)
     return table.reshape(1, height * width, channels)
 
 

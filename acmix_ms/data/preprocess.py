@@ -53,9 +53,7 @@ class Preprocess:
             with Image.open(io.BytesIO(read_encoded(str(path)).tobytes())) as image:
                 return self(image)
         except (UnreadableImageError, OSError) as error:
-            raise UserError(
-                f"image {path} cannot be read ({error}): give a JPEG, PNG or another common kind"
-            ) from error
+            raise UserError(f"image {path} cannot be read ({error}): give a JPEG, PNG or the like") from error
 
 
 def preprocess_of(data: DataConfig) -> Preprocess:
