@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from acmix_ms import config
+from acmix_ms import config, runtime
 from acmix_ms.arguments import ArgumentParser
+from acmix_ms.data.preprocess import Preprocess, preprocess_of
+from acmix_ms.deploy import SUFFIXES, CellRunner, Runner, description, open_file
 from acmix_ms.engine import run_dir
 from acmix_ms.errors import UserError
 
@@ -99,3 +102,30 @@ def build(
         checkpoint.assign_weights(cell, saved, path)
     names = meta.get("class_names") or ()
     return Net(cell, count, tuple(names) if len(names) == count else None)
+
+
+class Opened(NamedTuple):
+    """A net with weights, built or in an exported file, ready for image files."""
+
+    answers: Runner
+    preprocess: Preprocess
+    classes: tuple[str, ...] | None
+    built: Net | None = None  # where it is no exported file
+    data: config.DataConfig | None = None  # what it was trained on, where it is no exported file
+
+
+def open_net(path: str, args: Namespace, *, mode: str = "graph", batch: int = 1) -> Opened:
+    """The net in a checkpoint (with ``args`` as `read` takes them) or in an exported file; starts the runtime.
+
+    Raises:
+        UserError: see `read` and `acmix_ms.deploy.open_file`; an exported file without its description.
+    """
+    if Path(path).suffix in SUFFIXES:
+        run_dir.require_checkpoint(path)
+        about = description.read(path)
+        runtime.start("auto", mode)
+        return Opened(open_file(path), about.preprocess, about.classes)
+    cfg, saved = read(args)
+    runtime.start(cfg.runtime.device, mode, cfg.seed)
+    net = build(cfg, saved, path)
+    return Opened(CellRunner(net.cell, path, batch), preprocess_of(cfg.data), net.classes, net, cfg.data)

@@ -1,25 +1,38 @@
-"""Prove that the fused net computes what the train form computes: ``python scripts/verify.py acmix_resnet50``.
+"""Prove that nets compute the same.
 
-Names of models (random weights, statistics and rates) or checkpoints, any number of each, or ``--all`` models; options
-of the models as ``key=value``, such as ``mix=alpha shift=tensor``. A line for each; status 3 if one differs.
+``python scripts/verify.py acmix_resnet50`` proves that the fused net computes what the train form computes: names of
+models (random weights, statistics and rates) or checkpoints, any number of each, or ``--all`` models; options of the
+models as ``key=value``, such as ``mix=alpha shift=tensor``. A line for each.
+
+``python scripts/verify.py net.onnx --against best.ckpt`` compares any two of: a checkpoint, an exported file, and a
+reference, an ``.npz`` with ``images`` (N, 3, H, W) and ``logits``, which ``--write-reference`` makes; on these images,
+or ``--images``, or the first of the checkpoint's data, or photographs. Status 3 if two differ.
 """
 
 from __future__ import annotations
 
 import sys
+import zipfile
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from omegaconf import OmegaConf
-
-from acmix_ms import config, runtime
+from acmix_ms import runtime
 from acmix_ms.arguments import ArgumentParser, positive_int
+from acmix_ms.data.preprocess import Preprocess
+from acmix_ms.deploy import TOLERANCES, Runner, VerificationError, compare, description, prediction, samples
 from acmix_ms.engine import run_dir
 from acmix_ms.errors import UserError, run_cli
+from scripts import nets
 from scripts.complexity import SMALLEST, read_options
 
-TOLERANCE = 1e-5  # of the largest output, in float32
+FUSED = 1e-5  # of the largest output, in float32
 
 
 def build(name: str, options: dict):
@@ -31,20 +44,13 @@ def build(name: str, options: dict):
     if name in list_models() or not Path(name).suffix:
         return randomise(create_model(name, **options)).set_train(False)
     saved = checkpoint.read(run_dir.require_checkpoint(name))
-    model, kwargs = saved.meta.get("model"), {}
-    if "config" in saved.meta:  # of a training; a converted checkpoint has the name alone
-        cfg = config.from_dict(OmegaConf.create(saved.meta["config"])).model
-        model, kwargs = cfg.name, dict(cfg.kwargs)
-    if not model:
-        raise UserError(f"{name} does not say of which model it is: give one that train.py or convert_torch.py wrote")
-    net = create_model(model, **{"num_classes": saved.meta.get("num_classes") or 1000, **kwargs, **options})
-    checkpoint.assign_weights(net, saved, name)
-    return net.set_train(False)
+    cfg = nets.config_of(saved, name)
+    cfg.model.kwargs.update(options)
+    return nets.build(cfg, saved, name).cell
 
 
 def proof(name: str, options: dict, image_size: int, backend: str | None) -> tuple[str, bool]:
     """One line about a model, and whether the two nets agree."""
-    import numpy as np
     from mindspore import Tensor
 
     from acmix_ms.analysis.complexity import complexity
@@ -58,22 +64,88 @@ def proof(name: str, options: dict, image_size: int, backend: str | None) -> tup
     pairs = zip(given, expected) if isinstance(given, tuple) else [(given, expected)]
     difference = max(relative_difference(*pair) for pair in pairs)
     before, after = (complexity(cell, (1, *shape[1:])) for cell in (net, fused))
-    equal = difference <= TOLERANCE  # false for nan
+    equal = difference <= FUSED  # false for nan
     counts = f"{before.params / 1e6:9.3f} -> {after.params / 1e6:8.3f}M parameters"
     counts += f", {before.macs() / 1e9:7.3f} -> {after.macs() / 1e9:7.3f}G multiply-adds"
     return f"{name:24} difference {difference:8.2e}{'' if equal else ' TOO LARGE'}, {counts}", equal
 
 
+@dataclass(frozen=True, eq=False)
+class Side:
+    """One of two that are compared: its answers, or those that a reference holds, and images that suit it."""
+
+    path: str
+    images: Callable[[], np.ndarray]
+    answers: Runner | None = None
+    prepare: Preprocess | None = None
+    logits: np.ndarray | None = None
+    precision: str = "fp32"
+
+
+def open_side(path: str) -> Side:
+    """A checkpoint, an exported file or a reference."""
+    run_dir.require_checkpoint(path)
+    if Path(path).suffix == ".npz":
+        try:
+            with np.load(path) as arrays:
+                images, logits = arrays["images"], arrays["logits"]
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path} holds no images and logits: make it with --write-reference") from error
+        return Side(path, lambda: images, logits=logits)
+    net = nets.open_net(path, Namespace(config=None, model=None, checkpoint=path, overrides=[]))
+    precision = description.read(path).precision if net.built is None else "fp32"
+    images = partial(samples.real_images, net.data, net.preprocess)
+    return Side(path, images, net.answers, net.preprocess, precision=precision)
+
+
+def pair(names: list[str], args: Namespace) -> int:
+    """``NAME --against OTHER``: print how far they lie apart; 3 if further than allowed."""
+    if len(names) != 1:
+        raise UserError("--against FILE: give one other file to compare with it")
+    if args.write_reference:
+        run_dir.writable_file(args.write_reference, "--write-reference")
+    files = prediction.find_images(args.images or [])
+    first, second = open_side(names[0]), open_side(args.against)
+    held = [side for side in (second, first) if side.logits is not None]
+    if held and (files or len(held) == 2):
+        raise UserError(f"{held[0].path} has images of its own: leave out --images and other references")
+    images = np.stack([second.prepare.read(file) for file in files]) if files else (held or [second])[0].images()
+    given, expected = (side.logits if side in held else side.answers(images) for side in (first, second))
+    if args.write_reference:
+        np.savez(args.write_reference, images=images, logits=expected)
+    allowed = args.tolerance or max(TOLERANCES[side.precision] for side in (first, second))
+    try:
+        difference = compare(given, expected)
+    except VerificationError as error:
+        print(f"error: {first.path} {error}", file=sys.stderr)
+        return 3
+    print(f"{first.path} against {second.path}, {len(images)} images: largest difference {difference}")
+    if difference.within(allowed):
+        return 0
+    print(f"error: {first.path} differs from {second.path} by more than {allowed:g}", file=sys.stderr)
+    return 3
+
+
 def main(argv: list[str] | None = None) -> int:
     """Prove each; 3 if a fused net computes something else."""
-    parser = ArgumentParser(prog="verify.py", description=__doc__.partition("\n")[0])
-    parser.add_argument("what", nargs="*", metavar="MODEL|CHECKPOINT|key=value", help="what to fuse, and options")
+    parser = ArgumentParser(prog="verify.py", description=__doc__)
+    parser.add_argument(
+        "what", nargs="*", metavar="WHAT|key=value", help="models and checkpoints to fuse, with options"
+    )
     parser.add_argument("--all", action="store_true", help="every model")
     parser.add_argument("--image-size", type=positive_int, default=64, metavar="N", help="default 64")
     parser.add_argument("--backend", choices=("CPU", "Ascend"), help="whose costs choose the forms; default: this one")
+    parser.add_argument("--against", metavar="FILE", help="compare with this checkpoint, exported file or .npz instead")
+    parser.add_argument("--images", nargs="+", metavar="PATH", help="image files or folders to compare on")
+    parser.add_argument("--tolerance", type=float, metavar="X", help=f"of the largest output; {TOLERANCES['fp32']:g}")
+    parser.add_argument("--write-reference", metavar="FILE.npz", help="keep the images and what --against answers")
     args = parser.parse_intermixed_args(argv)
     names = [text for text in args.what if "=" not in text]
     options = read_options([text for text in args.what if "=" in text])
+    if args.against:
+        return pair(names, args)
+    if args.images or args.write_reference or args.tolerance is not None:
+        raise UserError("--images, --tolerance and --write-reference go with --against FILE")
     if bool(names) == args.all:
         raise UserError("give names of models or checkpoints, or --all")
     if args.image_size < SMALLEST:

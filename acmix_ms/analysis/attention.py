@@ -16,6 +16,7 @@ from acmix_ms.ops import ACmix, PatchwiseACmix, SpatialReductionACmix, WindowACm
 from acmix_ms.ops import functional as F
 from acmix_ms.ops.neighborhood import reflect_index
 
+OVERVIEW = 4  # layers in one picture
 OPERATORS = (ACmix, PatchwiseACmix, SpatialReductionACmix, WindowACmix)
 
 
@@ -44,6 +45,25 @@ class Attention:
 def attention_layers(net: nn.Cell) -> dict[str, nn.Cell]:
     """Every operator of ``net`` that has an attention path, by its name, in the order of the network."""
     return {n: c for n, c in net.cells_and_names() if isinstance(c, OPERATORS) and c.mix != "conv"}
+
+
+def overview(net: nn.Cell, image: np.ndarray) -> tuple[tuple[int, int], dict[str, Attention]]:
+    """Where the middle of an image looks, in the last operator of each of the last stages that have one.
+
+    Returns:
+        the pixel, and the attention by layer; see `attention_of`, whose conditions hold.
+
+    Raises:
+        UserError: no operator of the net has attention.
+    """
+    layers = list(attention_layers(net))
+    if not layers:
+        raise UserError(f"a {type(net).__name__} without attention has none to draw")
+    stages = [tuple(prefix for layer in stage for prefix in layer) for stage in getattr(net, "stages", ())]
+    last = [[name for name in layers if name.startswith(stage)][-1:] for stage in stages]
+    chosen = sum(last, [])[-OVERVIEW:] or layers[-OVERVIEW:]
+    middle = image.shape[1] // 2, image.shape[2] // 2
+    return middle, {name: attention_of(net, image, name, middle) for name in chosen}
 
 
 def attention_of(net: nn.Cell, image: np.ndarray, layer: str, pixel: tuple[int, int]) -> Attention:

@@ -3,12 +3,13 @@
 from acmix_ms.deploy.comparison import TOLERANCES, Difference, VerificationError, compare
 from acmix_ms.deploy.description import Description
 from acmix_ms.deploy.exporter import FORMATS, check_format, check_output, export, outputs, possible_formats, verify
-from acmix_ms.deploy.runner import SUFFIXES, Runner, open_file
+from acmix_ms.deploy.runner import SUFFIXES, CellRunner, Runner, open_file
 
 __all__ = [
     "FORMATS",
     "SUFFIXES",
     "TOLERANCES",
+    "CellRunner",
     "Description",
     "Difference",
     "Runner",

@@ -14,6 +14,7 @@ from acmix_ms.errors import UserError, closest
 
 if TYPE_CHECKING:
     import mindspore as ms
+    from mindspore import nn
 
 SUFFIXES = (".mindir", ".onnx", ".ms")
 
@@ -100,6 +101,25 @@ class Runner(ABC):
             return ms.Tensor(logits)
 
         return predict
+
+
+class CellRunner(Runner):
+    """A net that was built, with the weights of the checkpoint at ``path``; compiled once for one batch size."""
+
+    def __init__(self, cell: nn.Cell, path: str | os.PathLike, batch: int):
+        super().__init__(path)
+        self._cell, self._batch = cell.set_train(False), batch
+
+    @property
+    def input_shape(self) -> tuple[int | None, ...]:
+        """See `Runner`."""
+        return self._batch, None, None, None
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """See `Runner`."""
+        import mindspore as ms
+
+        return self._cell(ms.Tensor(images)).asnumpy()
 
 
 def open_file(path: str | os.PathLike) -> Runner:

@@ -16,8 +16,10 @@ COUNT = 8
 CROP = 320  # pixels, of photographs of 427 x 640
 
 
-def real_images(data: DataConfig, preprocess: Preprocess) -> np.ndarray:
+def real_images(data: DataConfig | None, preprocess: Preprocess) -> np.ndarray:
     """The first validation images of ``data`` where they are there, else photographs: (N, 3, S, S) float32."""
+    if data is None:
+        return photographs(preprocess)
     sized = replace(data, image_size=preprocess.crop, batch_size=COUNT)
     try:
         images, _ = next(iter(create_loader(sized, "val").epoch(0)))
