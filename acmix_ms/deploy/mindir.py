@@ -41,6 +41,20 @@ def input_shapes(path: str | os.PathLike) -> list[tuple[int | None, ...]]:
     Raises:
         UserError: it is no MINDIR file.
     """
+    graph = _read(path).graph
+    return [tuple(size if size > 0 else None for size in given.tensor[0].dims) for given in graph.input]
+
+
+def input_names(path: str | os.PathLike) -> list[str]:
+    """What the net in a file calls what it takes.
+
+    Raises:
+        UserError: it is no MINDIR file.
+    """
+    return [given.name for given in _read(path).graph.input]
+
+
+def _read(path: str | os.PathLike):
     from google.protobuf.message import DecodeError
     from mindspore.train.mind_ir_pb2 import ModelProto
 
@@ -49,7 +63,7 @@ def input_shapes(path: str | os.PathLike) -> list[tuple[int | None, ...]]:
         model.ParseFromString(Path(path).read_bytes())
     except DecodeError as error:
         raise _not_loadable(path) from error
-    return [tuple(size if size > 0 else None for size in given.tensor[0].dims) for given in model.graph.input]
+    return model
 
 
 def data_for(path: str | os.PathLike, data: DataConfig) -> DataConfig:
