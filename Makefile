@@ -1,12 +1,13 @@
 # make quickstart | test | lint | smoke. Each makes the environment in .venv first when it is missing.
 # PYTHON=python3.11 make test chooses the interpreter.
-.PHONY: help env quickstart test lint smoke smoke-newest clean
+.PHONY: help env lite quickstart test lint smoke smoke-newest clean
 
 NEWEST := 2.10.0
 RUN := .venv/bin/python
 
 help:
 	@echo "make env           the environment in .venv (made once; PYTHON=python3.11 chooses the interpreter)"
+	@echo "make lite          MindSpore Lite with a Python 3.7 in .venv-lite (made once; PYTHON37=... chooses the interpreter)"
 	@echo "make quickstart    train, evaluate, export and verify a small ACmix network: about 3 minutes on a CPU"
 	@echo "make test          the whole test suite"
 	@echo "make lint          style"
@@ -16,6 +17,9 @@ help:
 
 env:
 	@bash scripts/make_env.sh
+
+lite:
+	@bash scripts/make_lite.sh
 
 quickstart: env
 	$(RUN) scripts/quickstart.py

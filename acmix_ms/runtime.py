@@ -71,6 +71,16 @@ def foreign_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in _added}
 
 
+def lite_python() -> str | None:
+    """The Python that the user names for MindSpore Lite (``ACMIX_LITE_PYTHON``)."""
+    return os.environ.get("ACMIX_LITE_PYTHON") or None
+
+
+def lite_environment() -> dict[str, str]:
+    """The environment of a process of MindSpore Lite: its log holds errors, of which the first tells the cause."""
+    return {**foreign_environment(), "GLOG_v": "3"}
+
+
 def cpu_cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

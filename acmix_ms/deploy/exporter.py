@@ -179,7 +179,7 @@ def _write(cell, format: str, path: Path, shape: tuple[int | None, ...]) -> None
         converter = lite.find()
         source = path.with_suffix(".mindir" if converter.reads_mindir else ".onnx")
         _write(cell, source.suffix[1:], source, shape)
-        converter.convert(source, path, input_shape=shape)
+        converter.convert(source, path, input_shape=None if None in shape else shape)
         source.unlink()
 
 

@@ -63,8 +63,16 @@ class Mindir(Runner):
         return self._net(ms.Tensor(images)).asnumpy()
 
 
-def _input_shape(path: str | os.PathLike) -> tuple[int | None, ...]:
-    """The shape of what the net in a file takes; None where any size will do."""
+def input_names(path: str | os.PathLike) -> list[str]:
+    """What the net in a file calls what it takes.
+
+    Raises:
+        UserError: it is no MINDIR file.
+    """
+    return [given.name for given in _inputs(path)]
+
+
+def _inputs(path: str | os.PathLike):
     from google.protobuf.message import DecodeError
     from mindspore.train.mind_ir_pb2 import ModelProto
 
@@ -73,7 +81,12 @@ def _input_shape(path: str | os.PathLike) -> tuple[int | None, ...]:
         model.ParseFromString(Path(path).read_bytes())
     except DecodeError as error:
         raise _not_loadable(path) from error
-    shapes = [tuple(size if size > 0 else None for size in given.tensor[0].dims) for given in model.graph.input]
+    return model.graph.input
+
+
+def _input_shape(path: str | os.PathLike) -> tuple[int | None, ...]:
+    """The shape of what the net in a file takes; None where any size will do."""
+    shapes = [tuple(size if size > 0 else None for size in given.tensor[0].dims) for given in _inputs(path)]
     if len(shapes) != 1 or len(shapes[0]) != 4:
         said = " and ".join("x".join(str(size or "any") for size in shape) for shape in shapes) or "nothing"
         raise UserError(f"{path} takes {said}, not images (batch x 3 x height x width): give a file of export.py")
