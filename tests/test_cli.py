@@ -317,7 +317,7 @@ def test_export_mistakes(call, tmp_path, tiny_checkpoint):
     output = tmp_path / "out" / "net.mindir"
     base = ("export", "--model", "tiny_net", "--image-size", 32, "--output", output)
     mindir = (*base, "--format", "mindir")
-    assert "--format onxx" in wrong(call, *base, "--format", "onxx")
+    assert "--format onxx: did you mean 'onnx'" in wrong(call, *base, "--format", "onxx")
     assert "either --config FILE or --model NAME" in wrong(call, "export", "--format", "mindir")
     assert "either" in wrong(call, *mindir, "--config", DIGITS)
     assert "--batch" in wrong(call, *mindir, "--batch", "0")

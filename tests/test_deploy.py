@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import mindspore as ms
 import numpy as np
+import onnx
 import pytest
-from mindspore import nn
+from mindspore import nn, ops
 from tiny import Restless, TinyNet
 
 from acmix_ms import runtime
 from acmix_ms.config import DataConfig
-from acmix_ms.deploy import VerificationError, check_format, check_output, export, mindir, verify
+from acmix_ms.data.digits import MEAN
+from acmix_ms.data.preprocess import preprocess_of
+from acmix_ms.deploy import (
+    Description,
+    VerificationError,
+    check_format,
+    check_output,
+    compare,
+    description,
+    export,
+    open_file,
+    verify,
+)
 from acmix_ms.errors import UserError
+from acmix_ms.ops.fuse import fuse_for_export, randomise
+from models import create_model
+from models.deit import VisionTransformer
 
 
 @pytest.fixture(autouse=True)
@@ -80,28 +99,144 @@ def test_formats():
         check_format("air")
 
 
-@pytest.mark.parametrize(("batch", "expected"), [(5, 5), (None, 64)])
-def test_a_file_tells_what_it_takes(tmp_path, batch, expected):
-    path = export(TinyNet(), "mindir", tmp_path / "net.mindir", image_size=32, batch=batch)
-    assert mindir.input_shapes(path) == [(batch, 3, 32, 32)]
-    data = DataConfig(batch_size=64, image_size=32)
-    fitting = mindir.data_for(path, data)
-    assert (fitting.batch_size, data.batch_size) == (expected, 64)
+@pytest.mark.parametrize("format", ["mindir", "onnx"])
+@pytest.mark.parametrize("batch", [5, None])
+def test_a_file_tells_what_it_takes_and_answers_any_number_of_images(tmp_path, format, batch):
+    net = TinyNet()
+    answers = open_file(export(net, format, tmp_path / f"net.{format}", image_size=32, batch=batch))
+    assert answers.input_shape == (batch, 3, 32, 32)
+    answers.check_size(32)
     with pytest.raises(UserError, match="takes images of 32x32 pixels.*data.image_size=64.*--image-size 64"):
-        mindir.data_for(path, DataConfig(image_size=64))
+        answers.check_size(64)
+    images = np.random.default_rng(2).standard_normal((7, 3, 32, 32)).astype(np.float32)
+    assert np.allclose(answers(images), net(ms.Tensor(images)).asnumpy(), atol=1e-5)
+    with pytest.raises(UserError, match="takes images of 3x32x32, not 3x16x16"):
+        answers(images[:, :, :16, :16])
 
 
 def test_a_file_that_takes_no_images_is_named(tmp_path):
     path = tmp_path / "dense.mindir"
     ms.export(nn.Dense(5, 3), ms.Tensor(np.zeros((2, 5), np.float32)), file_name=str(path), file_format="MINDIR")
     with pytest.raises(UserError, match="dense.mindir takes 2x5, not images"):
-        mindir.data_for(path, DataConfig())
+        open_file(path)
 
 
-def test_files_that_are_no_mindir_are_named(tmp_path):
+@pytest.mark.parametrize("format", ["mindir", "onnx"])
+def test_files_that_cannot_be_loaded_are_named(tmp_path, format):
     images = [np.ones((1, 3, 32, 32), np.float32)]
-    with pytest.raises(UserError, match="none.mindir does not exist"):
-        verify(tmp_path / "none.mindir", TinyNet(), images)
-    (tmp_path / "text.mindir").write_text("text " * 100)
-    with pytest.raises(UserError, match="text.mindir cannot be loaded"):
-        verify(tmp_path / "text.mindir", TinyNet(), images)
+    path = tmp_path / f"net.{format}"
+    with pytest.raises(UserError, match=f"net.{format} does not exist"):
+        verify(path, TinyNet(), images)
+    path.write_text("text " * 100)
+    with pytest.raises(UserError, match=f"net.{format} cannot be loaded"):
+        verify(path, TinyNet(), images)
+    export(TinyNet(), format, path, image_size=32, force=True)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UserError, match=f"net.{format} cannot be loaded"):
+        open_file(path)
+    with pytest.raises(UserError, match="unknown ending '.pb'"):
+        open_file(tmp_path / "net.pb")
+
+
+def test_an_encrypted_mindir_is_named(tmp_path):
+    path, example = tmp_path / "net.mindir", ms.Tensor(np.zeros((1, 3, 32, 32), np.float32))
+    secret = {"enc_key": b"0123456789abcdef", "enc_mode": "AES-GCM"}
+    ms.export(TinyNet().set_train(False), example, file_name=str(path), file_format="MINDIR", **secret)
+    with pytest.raises(UserError, match="net.mindir cannot be loaded as MINDIR, it is truncated, encrypted"):
+        open_file(path)
+
+
+def test_another_model_is_told(tmp_path):
+    path = export(TinyNet(7), "onnx", tmp_path / "net.onnx", image_size=32)
+    with pytest.raises(VerificationError, match=r"net.onnx gives shape \(1, 7\), expected \(1, 10\): is it another"):
+        verify(path, TinyNet(10), [np.ones((1, 3, 32, 32), np.float32)])
+
+
+def test_half_precision_is_smaller_and_close(tmp_path, capsys):
+    net = randomise(create_model("acmix_swin_digits", num_classes=10))
+    sizes = {}
+    for precision in ("fp32", "fp16"):
+        path = export(net, "onnx", tmp_path / f"{precision}.onnx", image_size=32, batch=None, precision=precision)
+        sizes[precision] = path.stat().st_size
+        differences = re.findall(r"absolute, (\S+) of the largest", capsys.readouterr().out)
+        assert len(differences) == 2
+        assert all(float(difference) < (1e-5 if precision == "fp32" else 5e-3) for difference in differences)
+    assert sizes["fp16"] < 0.6 * sizes["fp32"]
+    assert {value.dtype for value in net.get_parameters()} == {ms.float32}, "the net itself stays as it is"
+
+
+def test_a_size_is_left_open_where_the_net_allows_it(tmp_path):
+    net = create_model("resnet_digits", num_classes=10).set_train(False)
+    for format in ("mindir", "onnx"):
+        answers = open_file(export(net, format, tmp_path / f"net.{format}", image_size=None, batch=None))
+        for side in (32, 41):
+            images = np.random.default_rng(3).standard_normal((2, 3, side, side)).astype(np.float32)
+            assert compare(answers(images), net(ms.Tensor(images)).asnumpy()).relative < 1e-5
+    with pytest.raises(UserError, match="--image-size dynamic: a ResNet with attention is made for one size"):
+        export(create_model("acmix_resnet_digits"), "onnx", tmp_path / "other.onnx", image_size=None)
+
+
+# One of each form that has something special in ONNX: halo blocks, gather and patchwise weights, windows and rolls,
+# class token and reduction, relative positions, global attention, tensor shifts.
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("acmix_resnet_digits", {}),
+        ("acmix_san_digits", {"mix": "alpha"}),
+        ("acmix_swin_digits", {"shift": "tensor"}),
+        pytest.param("acmix_pvt_tiny", {}, marks=pytest.mark.slow),
+        pytest.param("aa_resnet50", {}, marks=pytest.mark.slow),
+        pytest.param("acmix_deit_tiny", {"depth": 2}, marks=pytest.mark.slow),
+    ],
+)
+def test_every_form_is_written_as_onnx_for_any_batch(tmp_path, model, options):
+    if "depth" in options:
+        net = VisionTransformer(10, depth=2, operator={})
+    else:
+        net = create_model(model, num_classes=10, **options)
+    randomise(net)
+    path = export(
+        fuse_for_export(net), "onnx", tmp_path / "net.onnx", image_size=33 if "swin" in model else 32, batch=None,
+        reference=net, tolerance=1e-5,
+    )  # fmt: skip
+    kinds = {node.op_type for node in onnx.load(path).graph.node}
+    assert not kinds & {"Softsign", "ReduceSumSquare", "Expand"}
+    assert ("Erf" in kinds) == ("resnet" not in model and "san" not in model)
+
+
+def test_an_operator_without_onnx_form_is_named(tmp_path):
+    class Sine(nn.Cell):
+        def construct(self, x):
+            return ops.asinh(x).mean((2, 3))
+
+    with pytest.raises(UserError, match="--format onnx: .*Asinh.* Give --format mindir"):
+        export(Sine(), "onnx", tmp_path / "net.onnx", image_size=8)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_each_format_gets_a_graph_of_its_own(tmp_path):
+    """MindSpore keeps the graph of a Cell: that of a MINDIR must not become ONNX, nor one become another twice."""
+    net = randomise(create_model("swin_digits", num_classes=10))
+    for name in ("a.mindir", "b.onnx", "c.onnx"):
+        export(net, name[2:], tmp_path / name, image_size=32, tolerance=1e-5)
+
+
+def test_a_description_lies_beside_the_file(tmp_path):
+    path = tmp_path / "net.onnx"
+    about = Description("tiny_net", 10, preprocess_of(DataConfig()), tuple("0123456789"))
+    export(TinyNet(), "onnx", path, image_size=32, batch=None, description=about)
+    values = json.loads((tmp_path / "net.onnx.json").read_text())
+    assert (values["model"], values["format"], values["precision"]) == ("tiny_net", "onnx", "fp32")
+    assert values["input"] == {"shape": [None, 3, 32, 32], "dtype": "float32", "layout": "NCHW", "colors": "RGB"}
+    assert values["preprocess"]["mean"] == 3 * [MEAN]
+    assert values["verified"]["relative"] < 1e-5
+    found = description.read(path)
+    assert (found.classes, found.preprocess, found.input_shape) == (about.classes, about.preprocess, (None, 3, 32, 32))
+
+    export(TinyNet(), "onnx", path, image_size=32, force=True)
+    with pytest.raises(UserError, match="net.onnx.json, which export.py writes beside the file, cannot be read"):
+        description.read(path)
+    for text in ("{", "[]", "{}", '{"preprocess": {"size": 3}}'):
+        (tmp_path / "net.onnx.json").write_text(text)
+        with pytest.raises(UserError, match="net.onnx.json is not what export.py writes"):
+            description.read(path)

@@ -32,7 +32,7 @@ class TinyNet(nn.Cell):
 
     def construct(self, x):
         x = self.body(x) * self.rate1  # (B, 2 * width, 8, 8) from (B, 3, 32, 32)
-        return self.fc(x.reshape(x.shape[0], -1))  # (B, num_classes)
+        return self.fc(x.reshape(-1, x.shape[1] * 64))  # (B, num_classes)
 
 
 def tiny_net(num_classes: int = 1000, **kwargs) -> TinyNet:

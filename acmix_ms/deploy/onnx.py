@@ -27,7 +27,11 @@ def missing() -> str | None:
 
 
 def write(cell: nn.Cell, path: Path, shape: tuple[int | None, ...]) -> None:
-    """Write ``cell`` as ONNX (opset 11) for inputs of ``shape``, None where any size will do. Needs graph mode."""
+    """Write ``cell`` as ONNX (opset 11) for inputs of ``shape``, None where any size will do. Needs graph mode.
+
+    Raises:
+        UserError: MindSpore cannot write one of its operators; those of this project's models it can.
+    """
     import mindspore as ms
     import onnx
 
@@ -35,15 +39,14 @@ def write(cell: nn.Cell, path: Path, shape: tuple[int | None, ...]) -> None:
     if None not in shape:
         example = ms.Tensor(np.zeros(shape, np.float32))
     dynamic = {i: AXES[i] for i, size in enumerate(shape) if size is None}
-    with kernels.native(onnx=True):
-        ms.onnx.export(
-            cell,
-            example,
-            file_name=str(path),
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_axes={INPUT: dynamic} if dynamic else None,
-        )
+    options = {"input_names": [INPUT], "output_names": [OUTPUT], "dynamic_axes": {INPUT: dynamic} if dynamic else None}
+    try:
+        with kernels.native(onnx=True):
+            ms.onnx.export(cell, example, file_name=str(path), **options)
+    except RuntimeError as error:
+        if "convert map" not in str(error):
+            raise
+        raise UserError(f"--format onnx: {str(error).splitlines()[0]} Give --format mindir") from error
     path.chmod(0o644)  # MindSpore leaves 0400
     model = onnx.load(path)
     for node in model.graph.node:
