@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from acmix_ms.data.preprocess import RESAMPLING, Preprocess
+from acmix_ms.deploy.comparison import Difference
 from acmix_ms.engine import run_dir
 from acmix_ms.errors import UserError
 
@@ -23,6 +24,8 @@ class Description:
         classes: their names, or None where these are not known.
         format, precision: of the file; ``"fp16"`` is what the net computes in, its input and output stay float32.
         input_shape: (B, C, H, W); None where any size will do.
+        verified: how far the file's answers lay from the net's, the largest over all batches; None where the format
+            cannot be run here.
     """
 
     model: str
@@ -32,6 +35,7 @@ class Description:
     format: str = ""
     precision: str = "fp32"
     input_shape: tuple[int | None, ...] = ()
+    verified: Difference | None = None
 
     def write(self, path: str | os.PathLike) -> None:
         """Write the JSON of the exported file at ``path``."""
@@ -43,6 +47,7 @@ class Description:
             "input": {"shape": list(self.input_shape), "dtype": "float32", "layout": "NCHW", "colors": "RGB"},
             "preprocess": asdict(self.preprocess),
             "classes": None if self.classes is None else list(self.classes),
+            "verified": None if self.verified is None else self.verified._asdict(),
         }
         run_dir.write_text(beside(path), json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
@@ -76,6 +81,7 @@ def read(path: str | os.PathLike) -> Description:
             values["format"],
             values["precision"],
             tuple(values["input"]["shape"]),
+            None if values.get("verified") is None else Difference(**values["verified"]),
         )
     except OSError as error:
         raise UserError(f"{file}, which export.py writes beside the file, cannot be read: {error.strerror}") from error
