@@ -146,8 +146,9 @@ class Model:
                 f"{self.path} takes {self._shape}, the .json prepares {wanted}: these do not belong together"
             )
         try:
-            if -1 in self._shape:
+            if -1 in self._shape:  # once only: Lite 2.0.0 may compute wrongly after a second resize
                 self._model.resize(self._model.get_inputs(), [wanted])
+                self._shape = wanted
             inputs = self._model.get_inputs()
             inputs[0].set_data_from_numpy(np.repeat(image[None], size, axis=0))
             return self._model.predict(inputs)[0].get_data_to_numpy()[0].astype(np.float64)

@@ -52,7 +52,7 @@ def measure(
 ) -> list[Row]:
     """Convert an ``.onnx`` in all precisions, run all images; the int8 file stays at ``output``.
 
-    Latency is that of one image in one process, the rows in turn; nothing else should run meanwhile.
+    Latency is that of one image on one core, the rows in turn; nothing else should run meanwhile.
 
     Raises:
         UserError: see `Lite.convert` and `Lite.run`.
@@ -68,7 +68,7 @@ def measure(
                 raise UserError(f"{source} in {precision} gives numbers that are not finite")
             given = logits.argmax(1)
             expected = given if expected is None else expected
-            latency = lite.latency_ms(path, images[:1], repeats=repeats)
+            latency = lite.latency_ms(path, images[:1], repeats=repeats, threads=1)
             shares = float(np.mean(given == labels)), float(np.mean(given == expected))
             rows.append(Row(precision, os.path.getsize(path), latency, *shares))
     return rows
