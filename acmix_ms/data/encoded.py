@@ -28,6 +28,20 @@ MAX_NEIGHBOURS = 100  # so many unreadable images in a row: the data are at faul
 MAX_LISTED = 50
 
 
+def take_middle(resize: int, crop: int, interpolation: str) -> list:
+    """Evaluation: the shorter side to ``resize`` pixels, then the middle ``crop`` x ``crop``, of (H, W, 3) uint8."""
+    from mindspore.dataset import vision
+
+    return [vision.Resize(resize, getattr(vision.Inter, interpolation.upper())), vision.CenterCrop(crop)]
+
+
+def normalize(mean: tuple[float, ...], std: tuple[float, ...]) -> list:
+    """(H, W, 3) uint8 -> (3, H, W) float32, with mean and deviation of the channels on the scale 0..1."""
+    from mindspore.dataset import vision
+
+    return [vision.Normalize([255.0 * value for value in mean], [255.0 * value for value in std]), vision.HWC2CHW()]
+
+
 def _blank() -> np.ndarray:
     """A small black image, encoded: it holds the place of what is not counted."""
     file = io.BytesIO()
@@ -171,21 +185,17 @@ class EncodedLoader(Loader):
         from mindspore.dataset import vision
 
         config = self._config
-        interpolation = {"bilinear": vision.Inter.BILINEAR, "bicubic": vision.Inter.BICUBIC}[config.interpolation]
-        mean, std = ([255.0 * value for value in values] for values in (IMAGENET_MEAN, IMAGENET_STD))
-        closing = [vision.Normalize(mean, std), vision.HWC2CHW()]
+        interpolation = getattr(vision.Inter, config.interpolation.upper())
+        closing = normalize(IMAGENET_MEAN, IMAGENET_STD)
         if not self.augment:
-            return [
-                vision.Decode(),
-                vision.Resize(round(config.image_size / config.eval_crop_ratio), interpolation),
-                vision.CenterCrop(config.image_size),
-                *closing,
-            ]
+            resize = round(config.image_size / config.eval_crop_ratio)
+            return [vision.Decode(), *take_middle(resize, config.image_size, config.interpolation), *closing]
         middle = []
         if config.color_jitter:
             middle.append(vision.RandomColorAdjust(*(3 * [(1 - config.color_jitter, 1 + config.color_jitter)])))
         if self._auto_augment:
-            middle.append(rand_augment(self._auto_augment, interpolation, tuple(round(value) for value in mean)))
+            filling = tuple(round(255 * value) for value in IMAGENET_MEAN)
+            middle.append(rand_augment(self._auto_augment, interpolation, filling))
         return [
             vision.RandomCropDecodeResize(
                 config.image_size, (config.min_crop_area, 1.0), (3 / 4, 4 / 3), interpolation

@@ -1,20 +1,18 @@
-"""What evaluation does to one image, as numbers that can travel with a net, and done with Pillow alone."""
+"""What evaluation does to one image, as numbers that can travel with a net; with the loaders' own arithmetic."""
 
 from __future__ import annotations
 
-import io
 import os
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
 from acmix_ms.config import DataConfig
-from acmix_ms.data.encoded import IMAGENET_MEAN, IMAGENET_STD
+from acmix_ms.data.encoded import IMAGENET_MEAN, IMAGENET_STD, normalize, take_middle
 from acmix_ms.data.images import UnreadableImageError, read_encoded
 from acmix_ms.errors import UserError
 
-RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+INTERPOLATIONS = ("bilinear", "bicubic")
 
 
 @dataclass(frozen=True)
@@ -31,17 +29,11 @@ class Preprocess:
     std: tuple[float, ...] = IMAGENET_STD
     scale: float = 1 / 255
 
-    def __call__(self, image: Image.Image) -> np.ndarray:
-        """An image of any size and mode -> (3, crop, crop) float32."""
-        image = image.convert("RGB")
-        shorter = min(image.size)
-        size = [max(self.crop, side * self.resize // shorter) for side in image.size]  # (width, height), rounded down
-        if tuple(size) != image.size:
-            image = image.resize(size, RESAMPLING[self.interpolation])
-        left, top = ((side - self.crop) // 2 for side in image.size)
-        pixels = np.asarray(image.crop((left, top, left + self.crop, top + self.crop)), np.float32)
-        normal = (pixels * self.scale - np.float32(self.mean)) / np.float32(self.std)
-        return normal.transpose(2, 0, 1).astype(np.float32)
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8 RGB of any size -> (3, crop, crop) float32."""
+        for step in (*take_middle(self.resize, self.crop, self.interpolation), *normalize(self.mean, self.std)):
+            image = step(image)
+        return image
 
     def read(self, path: str | os.PathLike) -> np.ndarray:
         """The image in a file, upright -> (3, crop, crop) float32.
@@ -49,10 +41,11 @@ class Preprocess:
         Raises:
             UserError: there is no image in it that can be read.
         """
+        from mindspore.dataset import vision
+
         try:
-            with Image.open(io.BytesIO(read_encoded(str(path)).tobytes())) as image:
-                return self(image)
-        except (UnreadableImageError, OSError) as error:
+            return self(vision.Decode()(read_encoded(str(path))))
+        except (UnreadableImageError, RuntimeError) as error:
             raise UserError(f"image {path} cannot be read ({error}): give a JPEG, PNG or the like") from error
 
 

@@ -7,7 +7,7 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from acmix_ms.data.preprocess import RESAMPLING, Preprocess
+from acmix_ms.data.preprocess import INTERPOLATIONS, Preprocess
 from acmix_ms.deploy.comparison import Difference
 from acmix_ms.engine import run_dir
 from acmix_ms.errors import UserError
@@ -70,7 +70,7 @@ def read(path: str | os.PathLike) -> Description:
         preprocess = Preprocess(
             **{key: tuple(v) if isinstance(v, list) else v for key, v in values["preprocess"].items()}
         )
-        if preprocess.interpolation not in RESAMPLING:
+        if preprocess.interpolation not in INTERPOLATIONS:
             raise ValueError(preprocess.interpolation)
         classes = values["classes"]
         return Description(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from PIL import Image
 
 from acmix_ms.config import DataConfig
 from acmix_ms.data import create_loader
@@ -37,5 +36,5 @@ def photographs(preprocess: Preprocess, count: int = COUNT) -> np.ndarray:
     for i in range(count):
         picture = pictures[i % len(pictures)]
         top, left = (int(random.integers(0, side - CROP + 1)) for side in picture.shape[:2])
-        images.append(preprocess(Image.fromarray(picture[top : top + CROP, left : left + CROP])))
+        images.append(preprocess(picture[top : top + CROP, left : left + CROP]))
     return np.stack(images)
