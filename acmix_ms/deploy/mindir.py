@@ -52,6 +52,20 @@ def input_shapes(path: str | os.PathLike) -> list[tuple[int | None, ...]]:
     return [tuple(size if size > 0 else None for size in given.tensor[0].dims) for given in model.graph.input]
 
 
+def image_input(path: str | os.PathLike) -> tuple[int | None, int | None]:
+    """Batch and side of the images that the net in a file takes; None where any will do.
+
+    Raises:
+        UserError: there is no such file, or it takes something else than square images.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path} does not exist")
+    shapes = input_shapes(path)
+    if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][1] not in (None, 3) or shapes[0][2] != shapes[0][3]:
+        raise UserError(f"{path} does not take square images (batch x 3 x side x side): give a file of export.py")
+    return shapes[0][0], shapes[0][2]
+
+
 def data_for(path: str | os.PathLike, data: DataConfig) -> DataConfig:
     """``data`` in the batches that the net in a file takes; evaluation fills the last one up.
 
