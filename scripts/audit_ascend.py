@@ -23,8 +23,9 @@ from acmix_ms.engine import run_dir  # noqa: E402
 from acmix_ms.errors import UserError, closest, run_cli  # noqa: E402
 
 SIZE, DIGITS_SIZE, SMALLEST = 224, 32, 32
+TRAIN_SIZE = 64  # graphs of train steps take minutes to compile, and have the same primitives at every size
 BATCH = 2  # of a train step: the kinds of operators do not depend on it
-# A train step for each family, with the optimizer of its recipe, at a size that compiles in a minute or two.
+# A train step for each family, with the optimizer of its recipe.
 TRAIN = {"acmix_resnet_digits": "sgd", "acmix_san_digits": "sgd", "acmix_swin_digits": "adamw",
          "acmix_pvt_tiny": "adamw", "acmix_deit_tiny": "adamw"}  # fmt: skip
 DOCUMENT = ROOT / "docs" / "ascend.md"
@@ -39,7 +40,7 @@ def parse(argv: list[str] | None) -> Namespace:
     parser.add_argument("--train", action="store_true", help="the train step instead of the exported model")
     parser.add_argument("--optimizer", choices=("sgd", "adamw"), help="of --train; default: as the family's recipe")
     parser.add_argument("--precision", choices=("fp32", "mixed", "fp16"), help="of --train; default fp32")
-    parser.add_argument("--image-size", type=positive_int, metavar="N", help=f"default {SIZE}, digits {DIGITS_SIZE}")
+    parser.add_argument("--image-size", type=positive_int, metavar="N", help=f"default {SIZE}, digits {DIGITS_SIZE}, --train {TRAIN_SIZE}")
     parser.add_flag("fuse", help="fold as export.py does (default)")
     parser.add_argument("--details", action="store_true", help="every primitive and finding of each graph")
     parser.add_argument("--json", metavar="FILE", help="all of it, for programs")
@@ -89,7 +90,8 @@ def export_graphs(args: Namespace, names: list[str], folder: Path) -> Iterator[t
 
 def size_of(args: Namespace, name: str) -> int:
     """Side of the images."""
-    return args.image_size or (DIGITS_SIZE if name.endswith("_digits") else SIZE)
+    usual = TRAIN_SIZE if args.train else SIZE
+    return args.image_size or (DIGITS_SIZE if name.endswith("_digits") else usual)
 
 
 def written(document: str, table: str, kind: str) -> str:

@@ -39,6 +39,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from acmix_ms import runtime
 from acmix_ms.deploy import elf
 
 MODULE = "acmix_ms.deploy.registries"
@@ -150,10 +151,11 @@ def ask_plugin(names: Iterable[str]) -> tuple[dict[str, tuple[bool, bool]], str 
         return {}, f"this MindSpore is without {OPERATORS}"
     with tempfile.TemporaryDirectory() as folder:
         paths = [str(library / "plugin/ascend"), str(library), folder]
-        if before := os.environ.get("LD_LIBRARY_PATH"):
-            paths.append(before)
+        environment = runtime.foreign_environment()
+        if "LD_LIBRARY_PATH" in environment:
+            paths.append(environment["LD_LIBRARY_PATH"])
         # MindSpore warns of every name that it does not find.
-        environment = {**os.environ, "GLOG_v": "4", "LD_LIBRARY_PATH": ":".join(paths)}
+        environment.update(GLOG_v="4", LD_LIBRARY_PATH=":".join(paths))
         root = Path(__file__).resolve().parents[2]
         command = [sys.executable, "-m", MODULE, folder]
         try:
