@@ -40,7 +40,8 @@ def parse(argv: list[str] | None) -> Namespace:
     parser.add_argument("--train", action="store_true", help="the train step instead of the exported model")
     parser.add_argument("--optimizer", choices=("sgd", "adamw"), help="of --train; default: as the family's recipe")
     parser.add_argument("--precision", choices=("fp32", "mixed", "fp16"), help="of --train; default fp32")
-    parser.add_argument("--image-size", type=positive_int, metavar="N", help=f"default {SIZE}, digits {DIGITS_SIZE}, --train {TRAIN_SIZE}")
+    sizes = f"default {SIZE}, with --train {TRAIN_SIZE}; digits {DIGITS_SIZE}"
+    parser.add_argument("--image-size", type=positive_int, metavar="N", help=sizes)
     parser.add_flag("fuse", help="fold as export.py does (default)")
     parser.add_argument("--details", action="store_true", help="every primitive and finding of each graph")
     parser.add_argument("--json", metavar="FILE", help="all of it, for programs")
