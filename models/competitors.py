@@ -11,6 +11,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
 from acmix_ms.ops import functional as F
+from acmix_ms.ops import kernels
 from acmix_ms.ops.base import check_multiple, check_odd, check_positive
 from acmix_ms.ops.fold import Costs, fold_norm
 from acmix_ms.ops.kernels import zero_pad
@@ -60,7 +61,7 @@ class RelativeAttention(nn.Cell):
     def construct(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         height, width, dim = q.shape[2], q.shape[3], self.key_dim
         pixels, channels = height * width, v.shape[1]
-        q = ops.transpose(q.reshape(-1, dim, pixels), (0, 2, 1)) * dim**-0.5  # (B*N, H*W, d)
+        q = kernels.times(ops.transpose(q.reshape(-1, dim, pixels), (0, 2, 1)), dim**-0.5)  # (B*N, H*W, d)
         v = ops.transpose(v.reshape(-1, channels // self.num_heads, pixels), (0, 2, 1))  # (B*N, H*W, e)
         logits = ops.BatchMatMul()(q, k.reshape(-1, dim, pixels))  # (B*N, H*W, H*W)
         rows = q.reshape(-1, height, width, dim)

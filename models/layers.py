@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import HeNormal, TruncatedNormal, Zero, initializer
@@ -159,12 +160,12 @@ def resize_positions(table: Tensor, side: int, height: int, width: int) -> Tenso
     """
     if (height, width) == (side, side):
         return table
-    channels = table.shape[2]
-    rows = _bilinear_matrix(height, side).astype(table.dtype)
-    columns = _bilinear_matrix(width, side).astype(table.dtype)
-    table = ops.matmul(rows, table.reshape(side, side * channels))  # (H, side*C)
-    table = ops.matmul(columns, table.reshape(height, side, channels))  # (H, W, C)
-    return table.reshape(1, height * width, channels)
+    channels, table = table.shape[2], table.astype(ms.float32)
+    # Products of two plain matrices: `ops.matmul` becomes a primitive that CANN's graph engine does not have.
+    table = ops.MatMul()(_bilinear_matrix(height, side), table.reshape(side, side * channels))  # (H, side*C)
+    table = ops.transpose(table.reshape(height, side, channels), (1, 0, 2)).reshape(side, height * channels)
+    table = ops.MatMul()(_bilinear_matrix(width, side), table).reshape(width, height, channels)
+    return ops.transpose(table, (1, 0, 2)).reshape(1, height * width, channels)
 
 
 def add_class_token(x: Tensor, token: Tensor, table: Tensor) -> Tensor:
@@ -176,4 +177,4 @@ def resize_table(table: Tensor, rows: int) -> Tensor:
     """A table of relative distances for a map of another size: (2S - 1, d) -> (rows, d), bilinear."""
     if rows == table.shape[0]:
         return table
-    return ops.matmul(_bilinear_matrix(rows, table.shape[0]).astype(table.dtype), table)
+    return ops.MatMul()(_bilinear_matrix(rows, table.shape[0]).astype(table.dtype), table)

@@ -2,10 +2,11 @@
 
 ``--model acmix_resnet50 resnet50 --mode infer deploy`` measures models; ``--against CLONE`` runs the table of targets
 beside the official code in a clone that you have (``--rows`` chooses, without ``--against`` only what needs no clone),
-``--against CLONE --model NAME`` one model beside it; ``--table7`` gives the FPS column of Table 7. ``--predict
-ascend910`` measures nothing: it prints what a roofline of that device allows, for the models given or those of the
-paper, and the ratios of Table 5. ``--mode data --config FILE [key=value ...]`` measures how fast training images come
-when there is no model.
+``--against CLONE --model NAME`` one model beside it; ``--table7`` gives the FPS column of Table 7, ``--table5`` that of
+Table 5 from MINDIR files (on the paper's device with ``--device Ascend``), ``--file X.mindir`` of any such file.
+``--predict ascend910`` measures nothing: it prints what a roofline of that device allows, for the models given or those
+of the paper, and the ratios of Table 5. ``--mode data --config FILE [key=value ...]`` measures how fast training images
+come when there is no model.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 from acmix_ms import runtime  # noqa: E402
 from acmix_ms.analysis import targets  # noqa: E402
-from acmix_ms.analysis.benchmark import FORMS, GEMM, Spec, environment, spread  # noqa: E402
+from acmix_ms.analysis.benchmark import FORMS, GEMM, RELOADED, Spec, environment, spread  # noqa: E402
 from acmix_ms.analysis.benchmark_report import FILES, Report  # noqa: E402
 from acmix_ms.analysis.worker import WorkerError  # noqa: E402
 from acmix_ms.arguments import ArgumentParser, positive_int  # noqa: E402
@@ -47,10 +48,12 @@ TABLE7 = {"tensor": ("Tensor shifts", 313), "fixed": ("Fixed kernel", 419), "ran
 def parse(argv: list[str] | None) -> Namespace:
     """The arguments, checked as far as that needs no model."""
     parser = ArgumentParser(prog="benchmark.py", description=__doc__)
-    parser.add_argument("--model", nargs="+", metavar="NAME", help="models to measure")
+    parser.add_argument("--model", "--models", nargs="+", metavar="NAME", help="models to measure")
+    parser.add_argument("--file", nargs="+", metavar="FILE", help="MINDIR files to measure")
     parser.add_argument("--mode", nargs="+", metavar="MODE", help=f"of {', '.join(FORMS)}; default infer; or data")
     parser.add_config(required=False)
     parser.add_argument("--table7", action="store_true", help="acmix_swin_tiny with the four shifts of Table 7")
+    parser.add_argument("--table5", action="store_true", help="the pairs of Table 5, exported, at 3x576x576")
     parser.add_argument("--predict", metavar="DEVICE", help="a roofline of that device: ascend910; runs nothing")
     parser.add_argument("--against", metavar="CLONE", help="a clone of github.com/LeapLabTHU/ACmix")
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="some rows of the table of targets, or their sessions")
@@ -72,12 +75,18 @@ def parse(argv: list[str] | None) -> Namespace:
         return check_data(args)
     if args.predict:
         return check_prediction(args)
-    kinds = [bool(args.model), args.table7, bool(args.rows)]
+    kinds = [bool(args.model), bool(args.file), args.table5, args.table7, bool(args.rows)]
     if sum(kinds) > 1 or not (any(kinds) or args.against):
-        raise UserError("give one of --model NAME, --table7, --rows ROW, or --against CLONE for the table of targets")
-    if args.mode and not args.model and not (args.table7 and len(args.mode) == 1):
+        what = "--model NAME, --table7, --table5, --file FILE, --rows ROW, or --against CLONE for the table of targets"
+        raise UserError(f"give one of {what}")
+    one_mode = (args.table7 or args.table5) and len(args.mode or ()) == 1
+    if args.mode and not args.model and not one_mode:
         raise UserError(f"--mode {' '.join(args.mode)}: goes with --model, or one with --table7; rows have theirs")
-    args.mode = args.mode or ["infer"]
+    args.mode = args.mode or [RELOADED[0] if args.table5 else "infer"]
+    if args.file and (args.image_size or args.against or args.precision != "fp32"):
+        raise UserError("--file: a file has its size and precision; leave out --image-size, --precision and --against")
+    if args.precision != "fp32" and set(args.mode) & set(RELOADED):
+        raise UserError(f"--precision {args.precision}: files are exported as fp32; give it with another --mode")
     if args.image_size and args.image_size < SMALLEST:
         raise UserError(f"--image-size {args.image_size}: give at least {SMALLEST}")
     if args.threads > runtime.cpu_cores():
@@ -86,7 +95,7 @@ def parse(argv: list[str] | None) -> Namespace:
         )
     if args.device not in ("auto", *runtime.DEVICES):
         raise UserError(f"--device {args.device}: {closest(args.device, ('auto', *runtime.DEVICES))}")
-    args.selected = targets.select(args.rows)
+    args.selected = file_specs(args) if args.file else targets.select(args.rows)
     if args.against:
         require_official(args)
     return args
@@ -100,8 +109,9 @@ def check_data(args: Namespace) -> Namespace:
         raise UserError(f"{args.config or args.overrides[0]}: a configuration goes with --mode data alone")
     if not args.config:
         raise UserError("--mode data: give --config FILE, such as configs/classification/acmix_resnet50_imagenet.yaml")
-    if args.model or args.table7 or args.rows or args.against or args.predict:
-        raise UserError("--mode data measures no model: leave out --model, --table7, --rows, --against and --predict")
+    if args.model or args.file or args.table5 or args.table7 or args.rows or args.against or args.predict:
+        kinds = "--model, --file, --table5, --table7, --rows, --against and --predict"
+        raise UserError(f"--mode data measures no model: leave out {kinds}")
     if args.batch or args.image_size:
         raise UserError("--mode data: give data.batch_size=N and data.image_size=N instead of --batch and --image-size")
     args.loaded = config.load(args.config, args.overrides)
@@ -143,8 +153,10 @@ def check_prediction(args: Namespace) -> Namespace:
     from acmix_ms.analysis.roofline import find_device
     from models import list_models
 
-    if args.table7 or args.rows or args.against or args.mode:
-        raise UserError("--predict measures nothing: leave out --table7, --rows, --against and --mode")
+    if args.table5 or args.table7 or args.file or args.rows or args.against or args.mode:
+        raise UserError(
+            "--predict measures nothing: leave out --file, --table5, --table7, --rows, --against and --mode"
+        )
     find_device(args.predict, PREDICTED_PRECISION)
     for name in args.model or ():
         if name not in list_models():
@@ -181,8 +193,9 @@ def require_official(args: Namespace) -> None:
                 "https://github.com/LeapLabTHU/ACmix"
             )
     args.against = str(Path(args.against).resolve())
-    if args.table7:
-        raise UserError("--table7: the official code has one of its four rows only; leave --against out")
+    if args.table7 or args.table5:
+        table = "--table7: the official code has one of its four rows only" if args.table7 else "--table5: is of ours"
+        raise UserError(f"{table}; leave --against out")
     for name in args.model or ():
         if name not in OFFICIAL_MODELS:
             raise UserError(
@@ -260,6 +273,44 @@ def run_table7(args: Namespace, settings: Settings, report: Report) -> None:
     report.add("table7", measured)
 
 
+def run_table5(args: Namespace, settings: Settings, report: Report) -> None:
+    """The pairs of Table 5 in turns, each model from a file, beside the paper's images per second."""
+    from acmix_ms.analysis import table5
+
+    size = {"batch": args.batch or 1, "image_size": args.image_size or table5.IMAGE_SIZE}
+    names = dict.fromkeys(name for pair in table5.TABLE5 for name in (pair.acmix, pair.plain))
+    specs = {name: Spec(name, args.mode[0], **size) for name in names}
+    macs = count(list(specs.values()), settings)
+    measured = Session(settings).measure([*specs.values(), GEMM], macs)
+    rows = table5.measured(lambda name: measured[specs[name]].record()["images_per_second"])
+    report.tables[table5.MEASURED_TITLE] = (table5.MEASURED_HEADER, rows)
+    report.add("table5", measured)
+
+
+def run_files(args: Namespace, settings: Settings, report: Report) -> None:
+    """MINDIR files in turns."""
+    report.add("files", Session(settings).measure([*args.selected, GEMM]))
+
+
+def file_specs(args: Namespace) -> list[Spec]:
+    """The files, at the sizes that they take."""
+    from acmix_ms.deploy import mindir
+
+    if args.device != "auto" and not runtime.available(args.device):
+        raise UserError(f"--device {args.device}: MindSpore finds none here; give another, or auto")
+    specs = []
+    for path in dict.fromkeys(args.file):
+        batch, _, size, width = mindir.image_shape(path)
+        if size != width:
+            raise UserError(f"{path} takes images that are not square: give a file of export.py")
+        if batch and args.batch and batch != args.batch:
+            raise UserError(
+                f"--batch {args.batch}: {path} takes batches of {batch}; export it with --batch {args.batch}"
+            )
+        specs.append(Spec(path, RELOADED[0], "file", batch or args.batch or BATCH, size or SIZE))
+    return specs
+
+
 def run_rows(args: Namespace, settings: Settings, report: Report) -> None:
     """The table of targets, session by session."""
     rows = [targets.resized(row, args.batch, args.image_size) for row in args.selected]
@@ -296,7 +347,8 @@ def main(argv: list[str] | None = None) -> int:
                         args.official_python)  # fmt: skip
     protocol = {"warmup": args.warmup, "repetitions": args.repetitions}
     report = Report(folder, environment(threads=args.threads, precision=args.precision), protocol)
-    run = run_models if args.model else run_table7 if args.table7 else run_rows
+    kinds = ((args.model, run_models), (args.file, run_files), (args.table5, run_table5), (args.table7, run_table7))
+    run = next((one for asked, one in kinds if asked), run_rows)
     try:
         run(args, settings, report)
     except Disagreement as error:

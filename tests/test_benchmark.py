@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mindspore as ms
+import numpy as np
 import pytest
 from tiny import official_clone
 
@@ -156,18 +158,20 @@ def test_the_report_says_what_was_found_and_what_was_not(tmp_path):
 @pytest.mark.slow  # five processes that load MindSpore
 def test_models_are_measured_and_written(run_cli, tmp_path):
     folder = tmp_path / "found"
-    command = ("scripts/benchmark.py", "--model", "acmix_resnet_digits", "--mode", "infer", "mindir", "--device", "CPU",
-               "--image-size", 32, "--batch", 2, "--warmup", 1, "--repetitions", 2, "--output", folder)  # fmt: skip
+    modes = ("--mode", "infer", "mindir-unfused", "mindir")
+    command = ("scripts/benchmark.py", "--model", "acmix_resnet_digits", *modes, "--device", "CPU", "--image-size", 32,
+               "--batch", 2, "--warmup", 1, "--repetitions", 2, "--output", folder)  # fmt: skip
     done = run_cli(*command)
     assert done.code == 0, done.stderr
     assert "turn 2 of 2" in done.stdout
     assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
     written = json.loads((folder / "benchmark.json").read_text())
-    infer, mindir, product = written["measurements"]
-    assert (infer["form"], mindir["form"], product["source"]) == ("infer", "mindir", "gemm")
+    infer, unfused, mindir, product = written["measurements"]
+    assert (infer["form"], unfused["form"], product["source"]) == ("infer", "mindir-unfused", "gemm")
+    assert unfused["difference"] < 1e-5
     assert infer["macs"] == count_of_digits() * 2
     assert mindir["difference"] < 1e-5
-    for one in (infer, mindir):
+    for one in (infer, unfused, mindir):
         assert len(one["turns"]) == 2
         assert one["images_per_second"] > 0
         assert one["peak_bytes"] > 0
@@ -179,6 +183,47 @@ def test_models_are_measured_and_written(run_cli, tmp_path):
     again = run_cli(*command)
     assert again.code == 2
     assert "--force" in again.stderr
+
+
+@pytest.mark.slow  # two processes that load MindSpore, and the command's own
+def test_a_file_is_measured_at_its_own_size(run_cli, tmp_path):
+    from acmix_ms.deploy.ascend import audit
+    from models import create_model
+
+    path, folder = tmp_path / "net.mindir", tmp_path / "found"
+    net = create_model("resnet_digits", num_classes=10).set_train(False)
+    audit.write_graph(net, [ms.Tensor(np.zeros((2, 3, 32, 32), np.float32))], path)
+    done = run_cli("scripts/benchmark.py", "--file", path, "--device", "CPU", "--warmup", 1, "--repetitions", 2,
+                   "--output", folder)  # fmt: skip
+    assert done.code == 0, done.stderr
+    file, product = json.loads((folder / "benchmark.json").read_text())["measurements"]
+    assert (file["source"], file["batch"], file["image_size"]) == ("file", 2, 32)
+    assert file["images_per_second"] > 0
+    assert product["source"] == "gemm"
+    assert "takes batches of 2" in wrong("--file", path, "--batch", 3)
+    if not runtime.available("Ascend"):
+        assert "--device Ascend: MindSpore finds none here" in wrong("--file", path, "--device", "Ascend")
+
+
+def test_table5_measures_each_pair_from_files_at_the_papers_size(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    class Fake(benchmark.Session):
+        def measure(self, specs, macs=None):
+            asked.extend(specs)
+            seconds = {"acmix_pvt_tiny": 0.02, "pvt_small": 0.03, "acmix_pvt_small": 0.05}
+            return dict(measured(spec, *([seconds[spec.model]] if spec.model in seconds else [])) for spec in specs)
+
+    monkeypatch.setattr(benchmark, "Session", Fake)
+    monkeypatch.setattr(benchmark, "count_macs", lambda specs, settings: dict.fromkeys(specs, 1))
+    assert benchmark.main(["--table5", "--output", str(tmp_path)]) == 0
+    models = [spec for spec in asked if spec.source == "ours"]
+    assert [spec.model for spec in models] == ["acmix_pvt_tiny", "pvt_small", "acmix_pvt_small", "pvt_large"]
+    assert {(spec.form, spec.batch, spec.image_size) for spec in models} == {("mindir", 1, 576)}
+    first, second = next(iter(json.loads((tmp_path / "benchmark.json").read_text())["tables"].values()))
+    assert (first["ratio"], first["paper: ratio"], first["paper: FPS"]) == ("1.50", "1.35", "67.7 : 50.3")
+    assert (second["ratio"], second["plain"]) == ("-", "pvt_large")  # no seconds: it failed
+    assert "whole detectors" in capsys.readouterr().out
 
 
 def count_of_digits():
@@ -219,6 +264,10 @@ def test_mistakes(tmp_path, monkeypatch):
     assert "--mode trian: did you mean 'train'?" in wrong(*model, "--mode", "trian")
     assert "--mode train: goes with --model" in wrong("--rows", "resnet50", "--mode", "train")
     assert "--mode infer train: goes with" in wrong("--table7", "--mode", "infer", "train")
+    assert "--mode mindir infer: goes with" in wrong("--table5", "--mode", "mindir", "infer")
+    assert "files are exported as fp32" in wrong(*model, "--mode", "mindir", "--precision", "fp16")
+    assert "nowhere.mindir does not exist" in wrong("--file", tmp_path / "nowhere.mindir")
+    assert "leave out --image-size" in wrong("--file", "x.mindir", "--image-size", 64)
     assert "--batch" in wrong(*model, "--batch", 0)
     assert "--repetitions" in wrong(*model, "--repetitions", "many")
     assert "--image-size 16: give at least 32" in wrong(*model, "--image-size", 16)
@@ -230,6 +279,7 @@ def test_mistakes(tmp_path, monkeypatch):
     assert "--model san10: the authors released no such code" in wrong(*official, "--model", "san10")
     assert "in fp32" in wrong(*official, "--precision", "fp16")
     assert "leave --against out" in wrong(*official, "--table7")
+    assert "leave --against out" in wrong(*official, "--table5")
     (tmp_path / "torchless").mkdir()
     (tmp_path / "torchless" / "torch.py").write_text("raise ImportError('No module named torch')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "torchless"))

@@ -19,8 +19,9 @@ import numpy as np
 
 from acmix_ms import runtime
 
-FORMS = ("infer", "deploy", "mindir", "train")
-SOURCES = ("ours", "official", "compiled", "mindcv", "gemm")
+FORMS = ("infer", "deploy", "mindir", "mindir-unfused", "train")
+RELOADED = ("mindir", "mindir-unfused")  # forms that run from a file
+SOURCES = ("ours", "official", "compiled", "mindcv", "file", "gemm")
 GEMM_SIZE = 2048  # 17 GFLOP: large enough to reach the rate that this machine's kernel can reach
 TURN_SECONDS = 0.5  # a turn has as many steps as fit in about this; its time is their median
 MOST_STEPS = 20  # in a turn
@@ -33,11 +34,13 @@ class Spec:
     """One thing to measure.
 
     Attributes:
-        model: name in the zoo (also for the official code); empty for the matrix product.
+        model: name in the zoo (also for the official code), or path of a file; empty for the matrix product.
         form: ``"infer"`` (the net as trained, in graph mode), ``"deploy"`` (fused for inference), ``"mindir"``
-            (fused, exported, loaded again) or ``"train"`` (forward, backward, AdamW).
+            (fused, exported, loaded again), ``"mindir-unfused"`` (the same without fusing) or ``"train"`` (forward,
+            backward, AdamW).
         source: ``"ours"``, ``"official"`` (the authors' PyTorch code, eager), ``"compiled"`` (the same under
-            torch.compile), ``"mindcv"`` or ``"gemm"`` (one large float32 matrix product by MindSpore).
+            torch.compile), ``"mindcv"``, ``"file"`` (a MINDIR that is there already) or ``"gemm"`` (one large float32
+            matrix product by MindSpore).
         batch, image_size: of the input (batch, 3, image_size, image_size).
         options: keyword arguments of the model, as (name, value) pairs.
     """

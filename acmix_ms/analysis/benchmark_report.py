@@ -14,7 +14,7 @@ from acmix_ms.analysis.figures import BLUE, ORANGE, PURPLE, STYLE, VERMILION, _s
 from acmix_ms.analysis.targets import Result
 
 FILES = ("benchmark.json", "benchmark.md", "benchmark.png")
-COLOURS = {"ours": BLUE, "official": VERMILION, "compiled": ORANGE, "mindcv": PURPLE}
+COLOURS = {"ours": BLUE, "official": VERMILION, "compiled": ORANGE, "mindcv": PURPLE, "file": BLUE}
 MEASURED_HEADER = (
     *("measured", "ms", "quartiles", "img/s", "peak MB", "G multiply-adds", "GFLOP/s", "of matrix product"),
     "difference",
@@ -44,7 +44,7 @@ class Report:
         self.results += results
         for one in measured.values():
             self.environment["versions"].update(one.versions)
-            if one.spec.source == "ours" and one.device:
+            if one.spec.source in ("ours", "file") and one.device:
                 self.environment["device"] = one.device
         self.write()
 

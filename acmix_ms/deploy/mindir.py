@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from acmix_ms.deploy.runner import Runner
 from acmix_ms.errors import UserError
 from acmix_ms.ops import kernels
+
+if TYPE_CHECKING:
+    from mindspore.train.mind_ir_pb2 import ModelProto
 
 
 def write(cell, path: Path, shape: tuple[int | None, ...]) -> None:
@@ -49,7 +53,7 @@ class Mindir(Runner):
             self._net = nn.GraphCell(ms.load(str(path)))
         except (RuntimeError, ValueError) as error:
             raise _not_loadable(path) from error
-        self._input_shape = _input_shape(path)
+        self._input_shape = image_shape(path)
 
     @property
     def input_shape(self) -> tuple[int | None, ...]:
@@ -69,24 +73,36 @@ def input_names(path: str | os.PathLike) -> list[str]:
     Raises:
         UserError: it is no MINDIR file.
     """
-    return [given.name for given in _inputs(path)]
+    return [given.name for given in parse(path).graph.input]
 
 
-def _inputs(path: str | os.PathLike):
+def parse(path: str | os.PathLike) -> ModelProto:
+    """The content of a file.
+
+    Raises:
+        UserError: there is no such file, or it is no MINDIR.
+    """
     from google.protobuf.message import DecodeError
     from mindspore.train.mind_ir_pb2 import ModelProto
 
+    if not Path(path).is_file():
+        raise UserError(f"{path} does not exist")
     model = ModelProto()
     try:
         model.ParseFromString(Path(path).read_bytes())
     except DecodeError as error:
         raise _not_loadable(path) from error
-    return model.graph.input
+    return model
 
 
-def _input_shape(path: str | os.PathLike) -> tuple[int | None, ...]:
-    """The shape of what the net in a file takes; None where any size will do."""
-    shapes = [tuple(size if size > 0 else None for size in given.tensor[0].dims) for given in _inputs(path)]
+def image_shape(path: str | os.PathLike) -> tuple[int | None, ...]:
+    """(B, C, H, W) of the images that the net in a file takes; None where any size will do.
+
+    Raises:
+        UserError: there is no such file, or it takes something else than images.
+    """
+    inputs = parse(path).graph.input
+    shapes = [tuple(size if size > 0 else None for size in given.tensor[0].dims) for given in inputs]
     if len(shapes) != 1 or len(shapes[0]) != 4:
         said = " and ".join("x".join(str(size or "any") for size in shape) for shape in shapes) or "nothing"
         raise UserError(f"{path} takes {said}, not images (batch x 3 x height x width): give a file of export.py")

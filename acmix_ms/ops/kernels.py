@@ -158,6 +158,15 @@ def scale(x: Tensor, rate: Tensor) -> Tensor:
     return _Scale()(x, rate) if on_cpu() else x * rate
 
 
+def times(x: Tensor, factor: float) -> Tensor:
+    """x times a number, in the dtype of x.
+
+    Off the CPU as `ops.Mul`: of ``x * factor`` MindSpore makes Muls, which CANN's graph engine does not have, so that
+    no AIR file could hold it.
+    """
+    return x * factor if on_cpu() else ops.Mul()(x, factor)
+
+
 class Dense(nn.Dense):
     """`nn.Dense` without activation: (..., Cin) -> (..., Cout)."""
 

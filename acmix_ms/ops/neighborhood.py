@@ -181,7 +181,7 @@ def neighborhood_attention(
     def rows(x):  # (B, C, H, W) -> (B*N, H*W, d)
         return kernels.swap_last(x.reshape(-1, dim, height * width))
 
-    q = rows(q * dim**-0.5)
+    q = rows(kernels.times(q, dim**-0.5))
     position = ops.tile(position.reshape(dim, height, width), (num_heads, 1, 1))  # (C, H, W)
     k = rows(kernels.add_rows(k, -position))
     v = rows(v)

@@ -100,7 +100,8 @@ class SpatialReductionACmix(TwoPaths):
         heads = self.num_heads
         q = F.token_heads(q, heads)  # (B, N, L, d)
         k, v = ops.split(F.token_heads(kv, 2 * heads), heads, 1)  # (B, N, M, d)
-        logits = ops.BatchMatMul(False, True)(q * (self.dim // heads) ** -0.5, k).astype(ms.float32)  # (B, N, L, M)
+        q = kernels.times(q, (self.dim // heads) ** -0.5)
+        logits = ops.BatchMatMul(False, True)(q, k).astype(ms.float32)  # (B, N, L, M)
         out = F.weighted_sum(logits, v, self.attn_drop)  # (B, N, L, d)
         return kernels.linear(F.merge_token_heads(out), self.proj.weight, self.proj.bias)
 

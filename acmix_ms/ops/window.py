@@ -104,7 +104,7 @@ class WindowACmix(TwoPaths):
         """(B, H, W, 3C) -> (B, H, W, C)."""
         heads, dim = self.num_heads, self.dim // self.num_heads
         q, k, v = ops.split(F.window_heads(qkv, 3 * heads, self.window_size), heads, 1)  # (B*nW, N, L, d)
-        logits = F.window_logits(q * dim**-0.5, k, self.position_bias(), mask)  # (B*nW, N, L, L)
+        logits = F.window_logits(kernels.times(q, dim**-0.5), k, self.position_bias(), mask)  # (B*nW, N, L, L)
         out = F.weighted_sum(logits, v, self.attn_drop)  # (B*nW, N, L, d)
         out = F.merge_heads(out, self.window_size, qkv.shape[1], qkv.shape[2])
         return kernels.linear(out, self.proj.weight, self.proj.bias)

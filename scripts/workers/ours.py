@@ -12,7 +12,7 @@ import numpy as np  # noqa: E402
 from serve import Job, Refusal, forget_peak, serve, use_cores  # noqa: E402
 
 from acmix_ms import config, runtime  # noqa: E402
-from acmix_ms.analysis.benchmark import gemm_step, versions  # noqa: E402
+from acmix_ms.analysis.benchmark import RELOADED, gemm_step, versions  # noqa: E402
 from acmix_ms.errors import UserError  # noqa: E402
 
 LEARNING_RATE, WEIGHT_DECAY = 1e-4, 0.05  # of AdamW; the official side has the same
@@ -62,12 +62,12 @@ class Ours(Job):
         """Net, weights and step.
 
         Args:
-            source: ``"ours"`` or ``"mindcv"``.
+            source: ``"ours"``, ``"mindcv"`` or ``"file"``.
             model, form, options: name, how it runs, keyword arguments.
             inputs: .npz with ``images`` (B, 3, H, W) and ``labels`` (B,).
             precision: of `acmix_ms.engine.precision`.
             load, save: files of weights: .npz with official names, or a checkpoint of ours.
-            mindir: file to export to (form ``export``) or to run (form ``mindir``).
+            mindir: file to export to (forms ``export`` and ``export-unfused``) or to run (`RELOADED`).
         """
         import mindspore as ms
 
@@ -76,8 +76,10 @@ class Ours(Job):
         with np.load(inputs) as arrays:
             self.images, self.labels = ms.Tensor(arrays["images"]), ms.Tensor(arrays["labels"].astype(np.int32))
         number_format.require_precision(precision, self.device)
-        if form == "mindir":
-            self.forward = ms.nn.GraphCell(ms.load(mindir))
+        if form in RELOADED:
+            from acmix_ms.deploy import mindir as files
+
+            self.forward = files.load(mindir)
             self.step = lambda: self.forward(self.images).asnumpy()
             return
         from acmix_ms.ops import fuse
@@ -93,12 +95,13 @@ class Ours(Job):
         net.set_train(False)
         if form == "deploy":
             net = fuse.fuse(net)
-        if form == "export":
+        if form.startswith("export"):
             from acmix_ms.deploy import exporter
 
             batch, _, size, _ = self.images.shape
             options = {"image_size": size, "batch": batch, "reference": net}
-            exporter.export(fuse.fuse_for_export(net), "mindir", mindir, **options)  # as export.py does
+            cell = fuse.fuse_for_export(net) if form == "export" else net  # as export.py does
+            exporter.export(cell, "mindir", mindir, **options)
             return
         from acmix_ms.engine.evaluation import build_predictor
 

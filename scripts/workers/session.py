@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from acmix_ms import runtime
-from acmix_ms.analysis.benchmark import Measured, Spec, interleave
+from acmix_ms.analysis.benchmark import RELOADED, Measured, Spec, interleave
 from acmix_ms.analysis.targets import AGREEMENT, DEPLOY_AGREEMENT
 from acmix_ms.analysis.worker import Worker, WorkerError
 
@@ -101,11 +101,13 @@ class Session:
             request["device"] = self.settings.device
             if spec.source != "gemm":
                 request.update(options=dict(spec.options), precision=self.settings.precision)
-        if spec.form == "mindir":
+        if spec.source == "file":
+            request["mindir"] = spec.model
+        elif spec.form in RELOADED:
             # Exported by another process: what exporting takes is not what running takes.
             request["mindir"] = str(self.folder / f"{number}.mindir")
             with self.worker(spec) as exporter:
-                exporter.ask("build", **{**request, "form": "export"})
+                exporter.ask("build", **{**request, "form": spec.form.replace("mindir", "export")})
         self.report(f"building {spec.label}")
         worker = stack.enter_context(self.worker(spec))
         answer = worker.ask("build", **request)
@@ -138,7 +140,7 @@ class Session:
 
     def exchange(self, spec: Spec) -> dict[str, str]:
         """Load the weights that the first process with this model has saved, or save them as the first."""
-        if spec.source == "mindcv":
+        if spec.source in ("mindcv", "file"):
             return {}
         key = self.key(spec)
         if key in self.weights:
@@ -150,7 +152,7 @@ class Session:
         """Outputs of everything that computes the same from the same; the first of each is the measure."""
         firsts: dict[tuple, tuple[Spec, np.ndarray]] = {}
         for spec, worker in list(workers.items()):
-            if spec.source in ("gemm", "mindcv"):
+            if spec.source in ("gemm", "mindcv", "file"):
                 continue
             path = self.folder / f"output-{len(firsts)}-{len(found)}.npy"
             try:
@@ -172,7 +174,7 @@ class Session:
             raise Disagreement(f"{spec.label} gives {output.shape}, {first.label} gives {expected.shape}")
         relative = np.abs(output - expected) / max(np.abs(expected).max(), 1e-12)
         found.difference = float(relative.max())
-        same_side = spec.source == first.source and "mindir" not in (spec.form, first.form)
+        same_side = spec.source == first.source and not {spec.form, first.form} & set(RELOADED)
         allowed = DEPLOY_AGREEMENT if same_side else AGREEMENT
         if spec.form == "train":
             allowed = np.array([AGREEMENT, SECOND_LOSS])
@@ -188,7 +190,7 @@ class Session:
 
 def count_macs(specs: Sequence[Spec], settings: Settings) -> dict[Spec, int]:
     """Multiply-adds of one step of each specification (the official code's are ours); in a process that ends."""
-    counted = [spec for spec in specs if spec.source != "gemm"]
+    counted = [spec for spec in specs if spec.source not in ("gemm", "file")]
     wanted = dict.fromkeys((spec.model, spec.options, spec.image_size) for spec in counted)
     with Worker("counting multiply-adds", [sys.executable, str(FOLDER / "ours.py")]) as worker:
         answer = worker.ask(
