@@ -31,11 +31,12 @@ def main(argv: list[str] | None = None) -> int:
     runtime.start(cfg.runtime.device, "graph", cfg.seed)  # a MINDIR runs in graph mode only
     from acmix_ms.data.preprocess import preprocess_of
     from acmix_ms.deploy import samples
-    from acmix_ms.ops.fuse import fuse_for_export
+    from acmix_ms.ops.fuse import fuse_for_export, randomise
 
     net = nets.build(cfg, saved, args.checkpoint, args.num_classes)
     if not saved:
         print("note: no --checkpoint, so the weights are random: good for measuring speed, not for answers")
+        randomise(net.cell)  # with statistics of a trained net: fresh ones let sums grow from block to block
     cell = fuse_for_export(net.cell) if args.fuse else net.cell
     cfg.data.image_size = args.image_size or cfg.data.image_size  # of a file for any size: what it is compared on
     prepare = preprocess_of(cfg.data)

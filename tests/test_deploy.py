@@ -198,6 +198,12 @@ FORMS = {
 }
 
 
+@pytest.mark.parametrize("form", ["sliding", "window"])
+def test_a_mindir_for_any_batch_computes_the_same(tmp_path, form):
+    net = randomise(FORMS[form]())
+    export(net, "mindir", tmp_path / "net.mindir", image_size=40, batch=None, tolerance=1e-6)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_is_written_as_onnx_for_any_batch(tmp_path, form):
     net = randomise(FORMS[form]())

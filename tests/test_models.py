@@ -16,7 +16,7 @@ from acmix_ms.ops.functional import shift_kernels
 from models import create_model, list_models, register_model
 from models.layers import DropPath, drop_path_rates, resize_positions
 from models.pretrained import load_torch_state
-from models.swin import PatchMerging, SwinBlock, SwinTransformer, _attention_mask, roll
+from models.swin import PatchMerging, SwinBlock, _attention_mask, roll
 from tests.conftest import ROOT
 from tests.official import official_input, official_state
 from tests.test_ops import filled, relative
@@ -326,22 +326,6 @@ def test_drop_path_drops_samples_and_keeps_the_mean():
     assert [len(r) for r in rates] == [2, 2, 6, 2]
     assert rates[0][0] == 0
     assert rates[3][1] == pytest.approx(0.2)
-
-
-def small_swin() -> SwinTransformer:
-    return SwinTransformer((1, 2, 1, 1), 5, dim=16, num_heads=(1, 2, 4, 8), window_size=4, drop_path_rate=0.0)
-
-
-@pytest.mark.parametrize("build", [lambda: create_model("acmix_resnet_digits", 5), small_swin], ids=["resnet", "swin"])
-def test_mindir_with_dynamic_batch_equals_the_model(tmp_path, build):
-    runtime.start(mode="graph")
-    net = build().set_train(False)
-    x = Tensor(shape=[None, 3, 40, 56], dtype=ms.float32)
-    ms.export(net, x, file_name=str(tmp_path / "m"), file_format="MINDIR")
-    loaded = nn.GraphCell(ms.load(str(tmp_path / "m.mindir")))
-    for batch in (1, 3):
-        x = images(batch, 3, 40, 56)
-        assert relative(loaded(x), net(x).asnumpy()) < 1e-6
 
 
 def test_readme_table_is_true():
