@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     args.overrides = []
     nets.check(args)
     files = prediction.find_images(args.images)
-    names = prediction.read_class_names(args.classes) if args.classes else None
+    names = args.classes and prediction.read_class_names(args.classes)
     if args.output:
         run_dir.writable_file(args.output, "--output")
     if args.attention:
@@ -49,11 +49,11 @@ def main(argv: list[str] | None = None) -> int:
             pixels = net.preprocess.read(predicted.path)
             target = Path(args.attention) / f"{len(found):04}-{predicted.path.stem}.png"
             figures.plot_attention(pixels, *attention.overview(net.built.cell, pixels), target)
-    text = json.dumps(found, indent=1, ensure_ascii=False)
+    text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
     if args.json:
-        print(text)
+        print(text, end="")
     if args.output:
-        run_dir.write_text(args.output, text + "\n")
+        run_dir.write_text(args.output, text)
     return 1 if any("error" in entry for entry in found) else 0
 
 

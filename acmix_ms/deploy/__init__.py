@@ -3,7 +3,8 @@
 from acmix_ms.deploy.comparison import TOLERANCES, Difference, VerificationError, compare
 from acmix_ms.deploy.description import Description
 from acmix_ms.deploy.exporter import FORMATS, check_format, check_output, export, outputs, possible_formats, verify
-from acmix_ms.deploy.runner import SUFFIXES, CellRunner, Runner, open_file
+from acmix_ms.deploy.files import SUFFIXES, open_file
+from acmix_ms.deploy.runner import CellRunner, Runner
 
 __all__ = [
     "FORMATS",

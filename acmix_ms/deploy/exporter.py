@@ -15,7 +15,8 @@ from acmix_ms import runtime
 from acmix_ms.deploy import onnx
 from acmix_ms.deploy.comparison import TOLERANCES, Difference, VerificationError, compare
 from acmix_ms.deploy.description import Description, beside
-from acmix_ms.deploy.runner import Runner, open_file
+from acmix_ms.deploy.files import open_file
+from acmix_ms.deploy.runner import Runner
 from acmix_ms.engine.run_dir import writable_file
 from acmix_ms.errors import UserError, closest
 

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from acmix_ms.errors import UserError, closest
+from acmix_ms.errors import UserError
 
 if TYPE_CHECKING:
     import mindspore as ms
     from mindspore import nn
-
-SUFFIXES = (".mindir", ".onnx", ".ms")
 
 
 class Runner(ABC):
@@ -120,26 +118,3 @@ class CellRunner(Runner):
         import mindspore as ms
 
         return self._cell(ms.Tensor(images)).asnumpy()
-
-
-def open_file(path: str | os.PathLike) -> Runner:
-    """The net in an exported file.
-
-    Raises:
-        UserError: missing, damaged or foreign file, or what runs it is not installed.
-    """
-    suffix = Path(path).suffix
-    # Each format's libraries are loaded only when it is asked for.
-    if suffix == ".mindir":
-        from acmix_ms.deploy.mindir import Mindir
-
-        return Mindir(path)
-    if suffix == ".onnx":
-        from acmix_ms.deploy.onnx import Onnx
-
-        return Onnx(path)
-    if suffix == ".ms":
-        from acmix_ms.deploy.lite import LiteFile
-
-        return LiteFile(path)
-    raise UserError(f"{path}: unknown ending {suffix!r}, {closest(suffix, SUFFIXES)}")
