@@ -28,16 +28,15 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     args.overrides = []
     nets.check(args)
-    files = prediction.find_images(args.images)
-    names = args.classes and prediction.read_class_names(args.classes)
+    files, names = prediction.find_images(args.images), args.classes and prediction.read_class_names(args.classes)
     if args.output:
         run_dir.writable_file(args.output, "--output")
     if args.attention:
         run_dir.writable_folder(args.attention, "--attention")
         if Path(args.checkpoint).suffix in SUFFIXES:
             raise UserError(f"--attention: {args.checkpoint} shows its answers only, give the checkpoint it is made of")
-    mode = "pynative" if args.attention else "graph"  # attention is caught by hooks, which graphs do not have
-    net = nets.open_net(args.checkpoint, args, mode=mode)
+    # Attention is caught by hooks, which graphs do not have.
+    net = nets.open_net(args.checkpoint, args, mode="pynative" if args.attention else "graph")
     found = []
     for predicted in prediction.predict(net.answers, files, net.preprocess, names or net.classes, top=args.top):
         found.append(predicted.as_dict())
@@ -49,11 +48,11 @@ def main(argv: list[str] | None = None) -> int:
             pixels = net.preprocess.read(predicted.path)
             target = Path(args.attention) / f"{len(found):04}-{predicted.path.stem}.png"
             figures.plot_attention(pixels, *attention.overview(net.built.cell, pixels), target)
-    text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+    text = json.dumps(found, indent=1, ensure_ascii=False)
     if args.json:
-        print(text, end="")
+        print(text)
     if args.output:
-        run_dir.write_text(args.output, text)
+        run_dir.write_text(args.output, text + "\n")
     return 1 if any("error" in entry for entry in found) else 0
 
 
