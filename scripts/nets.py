@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from acmix_ms.engine.checkpoint import Checkpoint
 
+CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "classification"
+
 
 class Net(NamedTuple):
     """A net in evaluation; how many classes it tells apart, and their names where the checkpoint has them."""
@@ -59,7 +61,7 @@ def read(args: Namespace) -> tuple[config.Config, Checkpoint | None]:
     if args.config:
         cfg = config.load(args.config, args.overrides)
     elif args.model:
-        cfg = config.for_model(args.model, args.overrides)
+        cfg = config_of_model(args.model, args.overrides)
     if not args.checkpoint:
         return cfg, None
     from acmix_ms.engine import checkpoint
@@ -68,8 +70,16 @@ def read(args: Namespace) -> tuple[config.Config, Checkpoint | None]:
     return cfg or config_of(saved, args.checkpoint, args.overrides), saved
 
 
+def config_of_model(name: str, overrides: Sequence[str] = ()) -> config.Config:
+    """The recipe of a model, which says how its pictures are prepared; of one without recipe the defaults."""
+    for file in (CONFIGS / f"{name}_imagenet.yaml", CONFIGS / f"{name}.yaml"):
+        if file.is_file():
+            return config.load(file, overrides)
+    return config.for_model(name, overrides)
+
+
 def config_of(saved: Checkpoint, path: str, overrides: Sequence[str] = ()) -> config.Config:
-    """The configuration that a checkpoint was trained with; the defaults of its model where it was converted.
+    """The configuration that a checkpoint was trained with; the recipe of its model where it was converted.
 
     Raises:
         UserError: it does not say of which model it is.
@@ -81,7 +91,7 @@ def config_of(saved: Checkpoint, path: str, overrides: Sequence[str] = ()) -> co
             f"{path} does not say of which model it is: give --config or --model, or a file that train.py or "
             "convert_torch.py wrote"
         )
-    return config.for_model(saved.meta["model"], overrides)
+    return config_of_model(saved.meta["model"], overrides)
 
 
 def build(

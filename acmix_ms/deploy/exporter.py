@@ -135,10 +135,6 @@ def export(
         raise UserError(
             f"--image-size dynamic: a {type(reference).__name__} with attention is made for one size; give a number"
         )
-    if precision == "fp16":
-        from acmix_ms.deploy.half import Half
-
-        cell = Half(cell).set_train(False)
     if images is None:
         side = image_size or 64
         images = np.random.default_rng(0).standard_normal((max(batch or 4, 4), channels, side, side)).astype(np.float32)
@@ -146,7 +142,7 @@ def export(
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         partial = Path(folder) / f"model.{format}"
         # A copy: MindSpore keeps the graph of a Cell, but each format needs a graph of its own.
-        _write(copy.deepcopy(cell), format, partial, (batch, channels, image_size, image_size))
+        _write(copy.deepcopy(cell), format, partial, (batch, channels, image_size, image_size), precision)
         verified = None
         if format == "air":
             print(f"{path.name}: AIR cannot be reloaded by MindSpore, so nothing was compared", flush=True)
@@ -163,23 +159,28 @@ def export(
     return path
 
 
-def _write(cell, format: str, path: Path, shape: tuple[int | None, ...]) -> None:
+def _write(cell, format: str, path: Path, shape: tuple[int | None, ...], precision: str) -> None:
     from acmix_ms.deploy import mindir
 
-    if format == "mindir":
-        mindir.write(cell, path, shape)
-    elif format == "air":
-        mindir.write_air(cell, path, shape)
-    elif format == "onnx":
-        onnx.write(cell, path, shape)
-    else:
-        from acmix_ms.deploy import lite
+    if format == "ms":
+        _write_lite(cell, path, shape, precision)
+        return
+    if precision == "fp16":
+        from acmix_ms.deploy.half import Half
 
-        converter = lite.find()
-        source = path.with_suffix(".mindir" if converter.reads_mindir else ".onnx")
-        _write(cell, source.suffix[1:], source, shape)
-        converter.convert(source, path, input_shape=None if None in shape else shape)
-        source.unlink()
+        cell = Half(cell).set_train(False)
+    {"mindir": mindir.write, "air": mindir.write_air, "onnx": onnx.write}[format](cell, path, shape)
+
+
+def _write_lite(cell, path: Path, shape: tuple[int | None, ...], precision: str) -> None:
+    from acmix_ms.deploy import lite
+
+    converter = lite.find()
+    source = path.with_suffix(".mindir" if converter.reads_mindir else ".onnx")
+    _write(cell, source.suffix[1:], source, shape, "fp32")  # the converter makes 16-bit weights itself
+    fixed = None if None in shape else shape
+    converter.convert(source, path, input_shape=fixed, fp16=precision == "fp16")
+    source.unlink()
 
 
 def _prove(file: Path, path: Path, reference, parts: Sequence[list[np.ndarray]], tolerance: float) -> Difference:
