@@ -158,13 +158,18 @@ def scale(x: Tensor, rate: Tensor) -> Tensor:
     return _Scale()(x, rate) if on_cpu() else x * rate
 
 
+@ops.constexpr
+def _number(value: float, dtype) -> Tensor:
+    return Tensor(value, dtype)
+
+
 def times(x: Tensor, factor: float) -> Tensor:
     """x times a number, in the dtype of x.
 
     Off the CPU as `ops.Mul`: of ``x * factor`` MindSpore makes Muls, which CANN's graph engine does not have, so that
     no AIR file could hold it.
     """
-    return x * factor if on_cpu() else ops.Mul()(x, factor)
+    return x * factor if on_cpu() else ops.Mul()(x, _number(factor, x.dtype))
 
 
 class Dense(nn.Dense):
