@@ -13,6 +13,7 @@ from acmix_ms.errors import UserError
 from acmix_ms.ops import kernels
 
 if TYPE_CHECKING:
+    from mindspore import nn
     from mindspore.train.mind_ir_pb2 import ModelProto
 
 
@@ -37,23 +38,29 @@ def _export(cell, path: Path, shape: tuple[int | None, ...], format: str) -> Non
     path.chmod(0o644)  # MindSpore leaves 0400
 
 
-class Mindir(Runner):
-    """The net in a MINDIR file, run by MindSpore on this process's device. Needs graph mode.
+def load(path: str | os.PathLike) -> nn.GraphCell:
+    """The net that a file holds; it runs in graph mode only.
 
     Raises:
         UserError: missing file, or one that is truncated, encrypted or no MINDIR.
     """
+    import mindspore as ms
+    from mindspore import nn
+
+    if not Path(path).is_file():
+        raise UserError(f"{path} does not exist")
+    try:
+        return nn.GraphCell(ms.load(str(path)))
+    except (RuntimeError, ValueError) as error:
+        raise _not_loadable(path) from error
+
+
+class Mindir(Runner):
+    """The net in a MINDIR file, run by MindSpore on this process's device. Needs graph mode; see `load`."""
 
     def __init__(self, path: str | os.PathLike):
         super().__init__(path)
-        import mindspore as ms
-        from mindspore import nn
-
-        try:
-            self._net = nn.GraphCell(ms.load(str(path)))
-        except (RuntimeError, ValueError) as error:
-            raise _not_loadable(path) from error
-        self._input_shape = image_shape(path)
+        self._net, self._input_shape = load(path), image_shape(path)
 
     @property
     def input_shape(self) -> tuple[int | None, ...]:
