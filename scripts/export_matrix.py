@@ -7,6 +7,7 @@ keeps the others. The table goes to docs/deployment.md, its numbers to docs/depl
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -41,7 +42,8 @@ def measure(model: str) -> dict:
                 found[format] = {**about.verified._asdict(), "megabytes": round(file.stat().st_size / 1e6, 1)}
                 found["image_size"] = about.preprocess.crop
     if done.returncode:
-        found["error"] = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit {done.returncode}"
+        said = done.stderr.strip().splitlines() or [f"exit {done.returncode}"]
+        found["error"] = said[-1].replace(f"{folder}{os.sep}", "")
     return found
 
 

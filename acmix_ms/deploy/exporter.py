@@ -148,7 +148,10 @@ def export(
             print(f"{path.name}: AIR cannot be reloaded by MindSpore, so nothing was compared", flush=True)
         else:
             sizes = DYNAMIC_BATCHES if batch is None else [batch]
-            verified = _prove(partial, path, reference, [_batches(images, size) for size in sizes], tolerance)
+            try:
+                verified = _prove(partial, path, reference, [_batches(images, size) for size in sizes], tolerance)
+            except UserError as error:  # the runtime refuses the file
+                raise UserError(str(error).replace(str(partial), str(path))) from error
         runtime.sync(partial)
         os.replace(partial, path)
     if description is None:
