@@ -21,6 +21,7 @@ from acmix_ms import config, runtime  # noqa: E402
 from acmix_ms.arguments import ArgumentParser, positive_int  # noqa: E402
 from acmix_ms.engine import run_dir  # noqa: E402
 from acmix_ms.errors import UserError, closest, run_cli  # noqa: E402
+from scripts.documents import replace_between  # noqa: E402
 
 SIZE, DIGITS_SIZE, SMALLEST = 224, 32, 32
 TRAIN_SIZE = 64  # graphs of train steps take minutes to compile, and have the same primitives at every size
@@ -97,12 +98,7 @@ def size_of(args: Namespace, name: str) -> int:
 
 def written(document: str, table: str, kind: str) -> str:
     """docs/ascend.md with one of its tables made anew between the markers."""
-    start, end = START.format(kind), END.format(kind)
-    before, found, rest = document.partition(start)
-    _, closing, after = rest.partition(end)
-    if not found or not closing:
-        raise UserError(f"docs/ascend.md: the table belongs between the lines {start} and {end}")
-    return f"{before}{start}\n{table}\n{end}{after}"
+    return replace_between(document, START.format(kind), END.format(kind), table, "docs/ascend.md: the table")
 
 
 def heading(argv: list[str]) -> str:

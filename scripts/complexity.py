@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from acmix_ms import runtime
 from acmix_ms.arguments import ArgumentParser, positive_int
 from acmix_ms.errors import UserError, run_cli
+from scripts.documents import replace_between
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALLEST = 32  # every model halves its images five times
@@ -91,11 +92,8 @@ def with_models(readme: str, counts: dict) -> str:
     """README with its table of models made anew between the markers."""
     from acmix_ms.analysis import tables
 
-    before, start, rest = readme.partition(MARKERS[0])
-    _, end, after = rest.partition(MARKERS[1])
-    if not start or not end:
-        raise UserError(f"README.md: the table of models belongs between the lines {MARKERS[0]} and {MARKERS[1]}")
-    return f"{before}{start}\n{tables.readme(counts, other_models())}{end}{after}"
+    text = tables.readme(counts, other_models())
+    return replace_between(readme, *MARKERS, text, "README.md: the table of models")
 
 
 def write(counts: dict) -> None:

@@ -21,6 +21,7 @@ from acmix_ms.arguments import ArgumentParser  # noqa: E402
 from acmix_ms.deploy import FORMATS, description  # noqa: E402
 from acmix_ms.engine import run_dir  # noqa: E402
 from acmix_ms.errors import UserError, closest, run_cli  # noqa: E402
+from scripts.documents import replace_between  # noqa: E402
 
 DOCUMENT, NUMBERS = ROOT / "docs" / "deployment.md", ROOT / "docs" / "deployment.json"
 BEGIN, END = "<!-- matrix: written by scripts/export_matrix.py --write -->", "<!-- end of matrix -->"
@@ -64,8 +65,7 @@ def table(results: dict[str, dict]) -> str:
 
 def with_table(document: str, results: dict[str, dict]) -> str:
     """The document with the table between its markers made anew."""
-    before, rest = document.split(BEGIN)
-    return f"{before}{BEGIN}\n{table(results)}\n{END}{rest.split(END)[1]}"
+    return replace_between(document, BEGIN, END, table(results), "docs/deployment.md: the matrix")
 
 
 def main(argv: list[str] | None = None) -> int:

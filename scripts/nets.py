@@ -122,9 +122,10 @@ class Opened(NamedTuple):
     classes: tuple[str, ...] | None
     built: Net | None = None  # where it is no exported file
     data: config.DataConfig | None = None  # what it was trained on, where it is no exported file
+    precision: str = "fp32"
 
 
-def open_net(path: str, args: Namespace, *, mode: str = "graph", batch: int = 1) -> Opened:
+def open_net(path: str, args: Namespace, *, mode: str = "graph") -> Opened:
     """The net in a checkpoint (with ``args`` as `read` takes them) or in an exported file; starts the runtime.
 
     Raises:
@@ -134,8 +135,8 @@ def open_net(path: str, args: Namespace, *, mode: str = "graph", batch: int = 1)
         run_dir.require_checkpoint(path)
         about = description.read(path)
         runtime.start("auto", mode)
-        return Opened(open_file(path), about.preprocess, about.classes)
+        return Opened(open_file(path), about.preprocess, about.classes, precision=about.precision)
     cfg, saved = read(args)
     runtime.start(cfg.runtime.device, mode, cfg.seed)
     net = build(cfg, saved, path)
-    return Opened(CellRunner(net.cell, path, batch), preprocess_of(cfg.data), net.classes, net, cfg.data)
+    return Opened(CellRunner(net.cell, path, batch=1), preprocess_of(cfg.data), net.classes, net, cfg.data)

@@ -16,16 +16,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from acmix_ms import config
 from acmix_ms.arguments import ArgumentParser, positive_int
-from acmix_ms.deploy import lite, lite_quantize
+from acmix_ms.deploy import check_output, lite, lite_quantize
+from acmix_ms.deploy.description import beside
 from acmix_ms.engine import run_dir
 from acmix_ms.errors import UserError, run_cli
 
 
 def write_description(source: Path, output: Path) -> None:
-    """The JSON beside ``source`` as that of ``output``, if there is one."""
-    given, written = (path.with_name(f"{path.name}.json") for path in (source, output))
+    """The JSON beside ``source`` as that of ``output``, of which nothing was verified; if there is one."""
+    given, written = beside(source), beside(output)
     if given.is_file():
-        description = {**json.loads(given.read_text(encoding="utf-8")), "format": "ms", "precision": "int8"}
+        changed = {"format": "ms", "precision": "int8", "verified": None}
+        description = {**json.loads(given.read_text(encoding="utf-8")), **changed}
         run_dir.write_text(written, json.dumps(description, indent=1) + "\n")
         print(f"{written}: what infer_lite.py needs to know")
 
@@ -47,9 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     source = Path(args.source)
     if source.suffix != ".onnx" or not source.is_file():
         raise UserError(f"{source}: give an .onnx file that is there, such as export.py --format onnx writes")
-    output = run_dir.writable_file(args.output or source.with_suffix(".int8.ms"), "--output")
-    if output.exists() and not args.force:
-        raise UserError(f"--output {output} exists already: give another name, or --force to replace it")
+    output = check_output(args.output or source.with_suffix(".int8.ms"), force=args.force)
     cfg = config.load(args.config, args.overrides)
     found = lite.find()
     from acmix_ms.data import create_loader

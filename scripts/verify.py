@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from acmix_ms import runtime
 from acmix_ms.arguments import ArgumentParser, positive_int
 from acmix_ms.data.preprocess import Preprocess
-from acmix_ms.deploy import TOLERANCES, Runner, VerificationError, compare, description, prediction, samples
+from acmix_ms.deploy import TOLERANCES, Runner, VerificationError, compare, prediction, samples
 from acmix_ms.engine import run_dir
 from acmix_ms.errors import UserError, run_cli
 from scripts import nets
@@ -93,9 +93,8 @@ def open_side(path: str) -> Side:
             raise UserError(f"{path} holds no images and logits: make it with --write-reference") from error
         return Side(path, lambda: images, logits=logits)
     net = nets.open_net(path, Namespace(config=None, model=None, checkpoint=path, overrides=[]))
-    precision = description.read(path).precision if net.built is None else "fp32"
     images = partial(samples.real_images, net.data, net.preprocess)
-    return Side(path, images, net.answers, net.preprocess, precision=precision)
+    return Side(path, images, net.answers, net.preprocess, precision=net.precision)
 
 
 def pair(names: list[str], args: Namespace) -> int:
@@ -106,6 +105,9 @@ def pair(names: list[str], args: Namespace) -> int:
         run_dir.writable_file(args.write_reference, "--write-reference")
     files = prediction.find_images(args.images or [])
     first, second = open_side(names[0]), open_side(args.against)
+    for side in (first, second):
+        if args.tolerance is None and side.precision not in TOLERANCES:
+            raise UserError(f"{side.path} is {side.precision}, for which there is no usual tolerance: give --tolerance")
     held = [side for side in (second, first) if side.logits is not None]
     if held and (files or len(held) == 2):
         raise UserError(f"{held[0].path} has images of its own: leave out --images and other references")
@@ -113,7 +115,9 @@ def pair(names: list[str], args: Namespace) -> int:
     given, expected = (side.logits if side in held else side.answers(images) for side in (first, second))
     if args.write_reference:
         np.savez(args.write_reference, images=images, logits=expected)
-    allowed = args.tolerance or max(TOLERANCES[side.precision] for side in (first, second))
+    allowed = args.tolerance
+    if allowed is None:
+        allowed = max(TOLERANCES[side.precision] for side in (first, second))
     try:
         difference = compare(given, expected)
     except VerificationError as error:
