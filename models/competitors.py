@@ -7,6 +7,7 @@ convolution, BoTNet and LR-Net. A Cell's ``work`` tells `acmix_ms.analysis.compl
 from __future__ import annotations
 
 import mindspore as ms
+import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
@@ -14,7 +15,6 @@ from acmix_ms.ops import functional as F
 from acmix_ms.ops import kernels
 from acmix_ms.ops.base import check_multiple, check_odd, check_positive
 from acmix_ms.ops.fold import Costs, fold_norm
-from acmix_ms.ops.kernels import zero_pad
 from acmix_ms.ops.neighborhood import aggregate, unfold
 from models.layers import resize_table
 from models.registry import register_model
@@ -26,18 +26,23 @@ def _size(*cells: nn.Cell) -> int:
 
 
 # ----------------------------------------------------------------------- global attention with relative positions
+@ops.constexpr
+def _distances(size: int) -> Tensor:
+    """Row of a table of 2S - 1 distances for each query and key on a line of S positions: (S*S,) int32."""
+    positions = np.arange(size, dtype=np.int32)
+    return Tensor((positions - positions[:, None] + size - 1).ravel())
+
+
 def relative_logits(q: Tensor, table: Tensor) -> Tensor:
     """q . (embedding of the distance to each position) along one axis, for rows of S positions.
 
     q (B, P, S, d), table (2S - 1, d), row j - i + S - 1 for a query at i and a key at j -> (B, P, S, S).
     """
     _, rows, size, dim = q.shape
-    x = ops.MatMul(False, True)(q.reshape(-1, dim), table.astype(q.dtype)).reshape(-1, size, 2 * size - 1)
-    # Line i has to move i places to the left: lines one longer, read again as lines of the old length.
-    x = zero_pad(x, 2, 0, 1).reshape(-1, 2 * size * size)  # (B*P, S*2S)
-    x = zero_pad(x, 1, 0, size - 1)  # (B*P, (S+1)*(2S-1))
-    x = x[:, : (size + 1) * (2 * size - 1)].reshape(-1, size + 1, 2 * size - 1)
-    return x[:, :size, size - 1 :].reshape(-1, rows, size, size)
+    embeddings = ops.gather(table.astype(q.dtype), _distances(size), 0).reshape(size, size, dim)  # (query, key, d)
+    x = ops.transpose(q.reshape(-1, size, dim), (1, 0, 2))  # (S, B*P, d)
+    x = ops.BatchMatMul(False, True)(x, embeddings)  # (S, B*P, S)
+    return ops.transpose(x, (1, 0, 2)).reshape(-1, rows, size, size)
 
 
 class RelativeAttention(nn.Cell):
@@ -75,12 +80,11 @@ class RelativeAttention(nn.Cell):
         return ops.transpose(out, (0, 2, 1)).reshape(-1, channels, height, width)
 
     def pieces(self, batch: int, height: int, width: int, value_channels: int) -> list[dict]:
-        """Its work for a map: attention, and q against each row of the tables."""
+        """Its work for a map: attention, and q against the distances to each row and each column."""
         tokens, keys = batch * height * width, self.key_dim * self.num_heads
-        distances = 2 * height - 1 + 2 * width - 1
         return [
             {"kind": "attention", "stage": "II", "macs": tokens * height * width * (keys + value_channels)},
-            {"kind": "relative", "stage": "II", "macs": tokens * distances * keys, "params": _size(self)},
+            {"kind": "relative", "stage": "II", "macs": tokens * (height + width) * keys, "params": _size(self)},
         ]
 
 

@@ -164,13 +164,13 @@ def test_work_equals_hand_counts(stride):
     found = complexity(BottleneckAttention(16, 8, stride), (2, 16, size, size))
     pixels = 2 * size * size
     assert found.macs(stage="I") == 3 * pixels * 16 * 16
-    assert found.macs(stage="II") == pixels * (2 * size * size * 16 + 2 * (2 * size - 1) * 16)
+    assert found.macs(stage="II") == pixels * (2 * size * size * 16 + 2 * size * 16)
     assert found.params == found.stage_params("I") + found.stage_params("II") == 3 * 256 + 2 * 15 * 4
 
     found = complexity(AugmentedConv(16, out, stride, num_heads=2, min_key_dim=4, value_share=0.5), (2, 16, size, size))
     pixels = 2 * out * out  # 8 channels each for keys, values and convolution
     assert found.macs(stage="I") == pixels * 16 * 24
-    assert found.macs(stage="II") == pixels * (out * out * 16 + 2 * (2 * out - 1) * 8)
+    assert found.macs(stage="II") == pixels * (out * out * 16 + 2 * out * 8)
     assert found.macs(stage="rest") == pixels * (9 * 16 * 8 + 8 * 8)
     assert found.params == 16 * 24 + 2 * (2 * out - 1) * 4 + 9 * 16 * 8 + 64
 

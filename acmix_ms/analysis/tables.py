@@ -149,7 +149,8 @@ def competitors(counts: Counts) -> Table:
         "* LR-Net: 104 channels in the first stage, where its authors have 100, which groups of 8 do not divide; the "
         "stem is a convolution.\n"
         "* BoTNet: its multiply-adds are printed for 1024x1024. The tables of relative positions, made for 224 here, "
-        "are resized to it. Its table prints 25.5M for ResNet-50, 25,557,032 cut off, and 20.8M in the same way."
+        "are resized to it. Its authors multiply a query with all 2S - 1 distances of an axis, ours with the S that "
+        "occur. Its table prints 25.5M for ResNet-50, 25,557,032 cut off, and 20.8M in the same way."
     )
     columns = ("model", "image size", *COST_COLUMNS, "paper: top-1")
     return Table("competitors", "Competitors of Figure 4a", columns, tuple(rows), note)
