@@ -18,6 +18,7 @@ from acmix_ms.data import create_loader
 from acmix_ms.data.encoded import IMAGENET_MEAN, IMAGENET_STD
 from acmix_ms.deploy import lite as lite_module
 from acmix_ms.deploy import lite_config
+from acmix_ms.deploy.files import open_file
 from acmix_ms.errors import UserError
 from scripts import infer_lite, quantize_lite
 
@@ -148,6 +149,16 @@ def test_a_file_of_a_fixed_batch_is_fed_in_batches_of_its_size(lite, onnx_file, 
     batches = [images(1), images(5, seed=1)]
     for batch, output in zip(batches, lite.run(path, batches)):
         np.testing.assert_allclose(output, expected(batch), atol=1e-5)
+
+
+def test_a_file_tells_what_it_takes(lite, ms_file, tmp_path):
+    fixed = lite.convert(colour_net(tmp_path / "two.onnx", 2), tmp_path / "two.ms")
+    assert (lite.input_shape(fixed), lite.input_shape(ms_file)) == ((2, 3, 32, 32), (None, 3, 32, 32))
+    answers = open_file(fixed)
+    answers.check_size(32)
+    with pytest.raises(UserError, match="two.ms takes images of 32x32 pixels.*data.image_size=64.*--image-size 64"):
+        answers.check_size(64)
+    np.testing.assert_allclose(answers(images(5)), expected(images(5)), atol=1e-5)
 
 
 def test_bad_files_are_one_line_and_leave_the_earlier_output(lite, ms_file, onnx_file, tmp_path):

@@ -81,10 +81,10 @@ class LiteFile(Runner):
         super().__init__(path)
         self._lite = find()
 
-    @property
+    @functools.cached_property
     def input_shape(self) -> tuple[int | None, ...]:
-        """See `Runner`. Lite itself sees to the batch, and to the size."""
-        return None, None, None, None
+        """See `Runner`. The batch is left to the process that runs the file, which cuts it as the file needs."""
+        return None, *self._lite.input_shape(self.path)[1:]
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """See `Runner`."""
@@ -179,6 +179,15 @@ class Lite:
             os.replace(partial, output)
         return output
 
+    def input_shape(self, path: str | os.PathLike) -> tuple[int | None, ...]:
+        """What a ``.ms`` takes, (B, C, H, W); None where any size will do.
+
+        Raises:
+            UserError: the file is missing or broken.
+        """
+        answer = self._ask_about(path, {"job": "shape", "threads": 1})
+        return tuple(None if size == -1 else size for size in answer["shape"])
+
     def run(
         self, path: str | os.PathLike, batches: Sequence[np.ndarray], *, threads: int | None = None
     ) -> list[np.ndarray]:
@@ -203,21 +212,24 @@ class Lite:
 
     def _run(self, path: str | os.PathLike, batches: Sequence[np.ndarray], threads: int | None, repeats: int):
         """(outputs, seconds of ``repeats`` more runs)."""
-        if not Path(path).is_file():
-            raise UserError(f"{path} does not exist")
         with tempfile.TemporaryDirectory(prefix="acmix-lite-") as folder:
             inputs, outputs = Path(folder) / "inputs.npz", Path(folder) / "outputs.npz"
             np.savez(inputs, **{str(i): np.ascontiguousarray(batch, np.float32) for i, batch in enumerate(batches)})
-            request = {"job": "run", "model": str(Path(path).resolve()), "inputs": str(inputs)}
-            request.update(outputs=str(outputs), threads=threads or runtime.cpu_cores(), repeats=repeats)
-            try:
-                answer = self._ask(request)
-            except LiteError as error:
-                raise UserError(
-                    f"{path} cannot be run by MindSpore Lite {self.version}: {error}; export it again"
-                ) from error
+            request = {"job": "run", "inputs": str(inputs), "outputs": str(outputs), "repeats": repeats}
+            answer = self._ask_about(path, {**request, "threads": threads or runtime.cpu_cores()})
             with np.load(outputs) as arrays:
                 return [arrays[str(number)] for number in range(len(batches))], answer["seconds"]
+
+    def _ask_about(self, path: str | os.PathLike, request: dict) -> dict:
+        """One job that loads a ``.ms``."""
+        if not Path(path).is_file():
+            raise UserError(f"{path} does not exist")
+        try:
+            return self._ask({**request, "model": str(Path(path).resolve())})
+        except LiteError as error:
+            raise UserError(
+                f"{path} cannot be run by MindSpore Lite {self.version}: {error}; export it again"
+            ) from error
 
     def _convert(
         self,

@@ -59,6 +59,11 @@ def load_converter_first():
             ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
 
 
+def shape(request):
+    """What a file takes, -1 where any size will do."""
+    return {"shape": own_shape(load(request))}
+
+
 def run(request):
     """Outputs for all batches of a file of arrays; with ``repeats`` the last batch again and again, on the clock."""
     import numpy as np
@@ -96,9 +101,14 @@ def load(request):
     return model
 
 
+def own_shape(model):
+    """(B, C, H, W) of its input."""
+    return [int(size) for size in model.get_inputs()[0].shape]
+
+
 def fit(model, shape):
     """Resize a model that leaves sizes open; the batch that it takes then."""
-    own = [int(size) for size in model.get_inputs()[0].shape]
+    own = own_shape(model)
     if len(own) != len(shape) or any(size not in (-1, given) for size, given in zip(own[1:], shape[1:])):
         raise RuntimeError(f"it takes {own}, given was {list(shape)}")
     batch = shape[0] if own[0] == -1 else own[0]
@@ -128,12 +138,15 @@ def predict(model, batch):
     return model.predict(inputs)[0].get_data_to_numpy().copy()
 
 
+JOBS = {"version": version, "convert": convert, "shape": shape, "run": run}
+
+
 def main():
     """Answer one request: {"answer": ...} or {"error": ...}."""
     with open(sys.argv[1], encoding="utf-8") as file:
         request = json.load(file)
     try:
-        answer = {"answer": {"version": version, "convert": convert, "run": run}[request["job"]](request)}
+        answer = {"answer": JOBS[request["job"]](request)}
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         answer = {"error": str(error)}
     with open(request["reply"], "w", encoding="utf-8") as file:
