@@ -40,7 +40,7 @@ def parse(argv: list[str] | None) -> Namespace:
     parser.add_argument("--file", nargs="+", metavar="FILE", help="MINDIR files instead of models")
     parser.add_argument("--train", action="store_true", help="the train step instead of the exported model")
     parser.add_argument("--optimizer", choices=("sgd", "adamw"), help="of --train; default: as the family's recipe")
-    parser.add_argument("--precision", choices=("fp32", "mixed", "fp16"), help="of --train; default fp32")
+    parser.add_argument("--precision", choices=("fp32", "mixed", "fp16"), default="fp32", help="mixed: --train only")
     sizes = f"default {SIZE}, with --train {TRAIN_SIZE}; digits {DIGITS_SIZE}"
     parser.add_argument("--image-size", type=positive_int, metavar="N", help=sizes)
     parser.add_flag("fuse", help="fold as export.py does (default)")
@@ -48,10 +48,13 @@ def parse(argv: list[str] | None) -> Namespace:
     parser.add_argument("--json", metavar="FILE", help="all of it, for programs")
     parser.add_argument("--write", action="store_true", help="put the table into docs/ascend.md")
     args = parser.parse_args(argv)
-    if args.file and (args.models or args.train or args.image_size or args.write):
-        raise UserError("--file: a file has its model and size; leave out --models, --train, --image-size and --write")
-    if (args.optimizer or args.precision) and not args.train:
-        raise UserError("--optimizer and --precision: go with --train")
+    if args.file and (args.models or args.train or args.image_size or args.precision != "fp32" or args.write):
+        raise UserError(
+            "--file: a file has its model, size and precision; leave out --models, --train, --image-size, --precision "
+            "and --write"
+        )
+    if not args.train and (args.optimizer or args.precision == "mixed"):
+        raise UserError("--optimizer and --precision mixed: go with --train")
     if args.image_size and args.image_size < SMALLEST:
         raise UserError(f"--image-size {args.image_size}: give at least {SMALLEST}")
     if args.json:
@@ -66,6 +69,7 @@ def export_graphs(args: Namespace, names: list[str], folder: Path) -> Iterator[t
 
     from acmix_ms.deploy.ascend import audit
     from acmix_ms.deploy.ascend.train_graph import TrainStep
+    from acmix_ms.deploy.half import Half
     from acmix_ms.ops.fuse import fuse_for_export
     from models import create_model
 
@@ -77,14 +81,15 @@ def export_graphs(args: Namespace, names: list[str], folder: Path) -> Iterator[t
         net = create_model(name)
         if args.train:
             optimizer = args.optimizer or TRAIN.get(name, "adamw")
-            precision = args.precision or "fp32"
-            keys = {"optim.name": optimizer, "train.precision": precision, "data.batch_size": BATCH, "run_dir": "runs"}
+            keys = {"optim.name": optimizer, "train.precision": args.precision, "data.batch_size": BATCH}
             keys.update({"optim.clip_norm": 5, "train.ema_decay": 0.9999})  # all that a step may have
+            keys["run_dir"] = "runs"
             inputs.append(ms.Tensor(np.zeros(batch, np.int32)))
             cell = TrainStep(net, config.for_model(name, [f"{key}={value}" for key, value in keys.items()]))
-            label = f"{name}, {optimizer}, {precision}, {size}"
+            label = f"{name}, {optimizer}, {args.precision}, {size}"
         else:
-            cell = (fuse_for_export(net) if args.fuse else net).set_train(False)
+            net = fuse_for_export(net) if args.fuse else net
+            cell = (Half(net) if args.precision == "fp16" else net).set_train(False)
             label = f"{name}, {size}"
         audit.write_graph(cell, inputs, path)
         yield label, path
@@ -134,7 +139,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.json:
         args.json.write_text(json.dumps([one.record() for one in audits], indent=1) + "\n", encoding="utf-8")
     if args.write:
-        kind = " of train steps" if args.train else ""
+        kind = " of train steps" if args.train else " in float16" if args.precision == "fp16" else ""
         text = written(DOCUMENT.read_text(encoding="utf-8"), heading(argv or sys.argv[1:]) + "\n" + table, kind)
         DOCUMENT.write_text(text, encoding="utf-8")
         print(DOCUMENT.relative_to(ROOT))

@@ -204,8 +204,10 @@ def test_a_stand_in_can_be_loaded_and_does_nothing(tmp_path):
 
 # ------------------------------------------------------------------------------------------------- models and steps
 @pytest.mark.slow
-def test_models_have_no_unknown_primitive_and_fit_half_precision_and_air(capsys):
-    assert audit_ascend.main(["--models", "acmix_resnet_digits", "acmix_swin_digits", "acmix_san_digits"]) == 0
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_models_have_no_unknown_primitive_and_fit_half_precision_and_air(capsys, precision):
+    models = ["acmix_resnet_digits", "acmix_swin_digits", "acmix_san_digits"]
+    assert audit_ascend.main(["--precision", precision, "--models", *models]) == 0
     lines = [line.strip("| ").split("|") for line in capsys.readouterr().out.splitlines() if "_digits" in line]
     assert len(lines) == 3
     for line in lines:
@@ -243,7 +245,9 @@ def wrong(*args):
 
 def test_mistakes(run_cli, tmp_path):
     assert "leave out --models" in wrong("--file", "x.mindir", "--models", "resnet26")
+    assert "leave out --models" in wrong("--file", "x.mindir", "--precision", "fp16")
     assert "go with --train" in wrong("--optimizer", "sgd")
+    assert "go with --train" in wrong("--precision", "mixed")
     assert "--image-size 16: give at least 32" in wrong("--image-size", 16)
     assert "--models resnet27: did you mean 'resnet26'" in wrong("--models", "resnet27")
     done = run_cli("scripts/audit_ascend.py", "--file", tmp_path / "absent.mindir")
