@@ -14,7 +14,7 @@ import export as export_script
 import predict as predict_script
 from acmix_ms import config, runtime
 from acmix_ms.data import create_loader
-from acmix_ms.data.preprocess import preprocess_of
+from acmix_ms.data.preprocess import Preprocess, preprocess_of
 from acmix_ms.deploy import lite, prediction
 from acmix_ms.engine import checkpoint
 from acmix_ms.errors import UserError
@@ -76,6 +76,14 @@ def test_pictures_are_prepared_as_the_loader_prepares_them(tmp_path):
     loaded, _ = next(iter(create_loader(data, "val").epoch(0)))
     read = [preprocess_of(data).read(file) for file in prediction.find_images([images / "val"])]
     assert np.array_equal(loaded, np.stack(read))
+
+
+def test_another_scale_is_computed_with():
+    """mean and deviation may be those of pixels 0..255, as mmdetection writes them."""
+    picture = np.random.default_rng(3).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    usual = Preprocess(36, 32)
+    mean, std = (tuple(255 * value for value in values) for values in (usual.mean, usual.std))
+    np.testing.assert_allclose(Preprocess(36, 32, mean=mean, std=std, scale=1)(picture), usual(picture), atol=1e-5)
 
 
 def test_every_file_sees_what_the_checkpoint_sees(folder, capsys):

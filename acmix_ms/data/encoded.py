@@ -35,11 +35,12 @@ def take_middle(resize: int, crop: int, interpolation: str) -> list:
     return [vision.Resize(resize, getattr(vision.Inter, interpolation.upper())), vision.CenterCrop(crop)]
 
 
-def normalize(mean: tuple[float, ...], std: tuple[float, ...]) -> list:
-    """(H, W, 3) uint8 -> (3, H, W) float32, with mean and deviation of the channels on the scale 0..1."""
+def normalize(mean: tuple[float, ...], std: tuple[float, ...], scale: float = 1 / 255) -> list:
+    """(H, W, 3) uint8 -> (3, H, W) float32, (pixel * scale - mean) / std of each channel."""
     from mindspore.dataset import vision
 
-    return [vision.Normalize([255.0 * value for value in mean], [255.0 * value for value in std]), vision.HWC2CHW()]
+    full = 1 / scale
+    return [vision.Normalize([full * value for value in mean], [full * value for value in std]), vision.HWC2CHW()]
 
 
 def _blank() -> np.ndarray:

@@ -19,7 +19,7 @@ INTERPOLATIONS = ("bilinear", "bicubic")
 class Preprocess:
     """Shorter side to ``resize`` pixels, the middle ``crop`` x ``crop``, then (pixel * scale - mean) / std, as NCHW.
 
-    ``mean`` and ``std`` are of red, green and blue on the scale 0..1.
+    ``mean`` and ``std`` are of red, green and blue, as ``scale`` leaves them: 0..1.
     """
 
     resize: int
@@ -31,7 +31,8 @@ class Preprocess:
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 RGB of any size -> (3, crop, crop) float32."""
-        for step in (*take_middle(self.resize, self.crop, self.interpolation), *normalize(self.mean, self.std)):
+        cropped = take_middle(self.resize, self.crop, self.interpolation)
+        for step in (*cropped, *normalize(self.mean, self.std, self.scale)):
             image = step(image)
         return image
 
