@@ -14,7 +14,7 @@ import numpy as np
 from acmix_ms import config, runtime
 
 # Small, with LayerNorms only: what a sample gives does not depend on who else is in its batch.
-SMALL = {"dim": 8, "num_heads": [1, 1, 2, 2], "depths": [1, 1, 1, 1], "drop_path_rate": 0.0}
+SMALL = {"dim": 48, "depth": 1, "num_heads": 2, "image_size": 32, "drop_path_rate": 0.0}
 
 
 def main(folder: Path, global_batch: int) -> None:
@@ -23,9 +23,9 @@ def main(folder: Path, global_batch: int) -> None:
         {
             "run_dir": str(folder),
             "seed": 3,
-            "model": {"name": "acmix_swin_digits", "kwargs": SMALL},
-            "data": {"batch_size": global_batch // size, "image_size": 16},
-            "optim": {"name": "sgd", "lr": 0.1, "epochs": 1, "label_smoothing": 0.1, "clip_norm": 5.0},
+            "model": {"name": "acmix_deit_tiny", "kwargs": SMALL},
+            "data": {"batch_size": global_batch // size, "image_size": 32},
+            "optim": {"name": "adamw", "lr": 0.003, "epochs": 1, "label_smoothing": 0.1, "clip_norm": 5.0},
             "train": {"log_every": 10},
             "runtime": {"threads": 1},
         }

@@ -17,7 +17,7 @@ from acmix_ms.engine import group
 from acmix_ms.errors import UserError
 from scripts import launch
 
-SWIN = "configs/classification/acmix_swin_digits.yaml"
+CONFIG = "configs/classification/resnet_digits.yaml"
 
 
 @pytest.fixture
@@ -131,15 +131,9 @@ def test_what_would_fail_again_is_not_restarted(script, tmp_path):
 def test_training_survives_a_killed_worker(tmp_path):
     """Killed after the first epoch, it is started again and goes on from the checkpoint; killed again, it ends."""
     folder, logs = tmp_path / "run", tmp_path / "logs"
-    settings = [
-        "optim.epochs=500",
-        "data.batch_size=360",
-        "model.kwargs.dim=8",
-        "runtime.threads=1",
-        "runtime.device=CPU",
-    ]
-    settings += ["model.kwargs.depths=[1,1,1,1]", "model.kwargs.num_heads=[1,1,2,2]", f"run_dir={folder}"]
-    launcher = start("--devices", 2, "--max-restarts", 1, "--log-dir", logs, "train.py", "--config", SWIN, *settings)
+    settings = ["optim.epochs=500", "data.batch_size=360", "runtime.threads=1", "runtime.device=CPU"]
+    train = ("train.py", "--config", CONFIG, *settings, f"run_dir={folder}")
+    launcher = start("--devices", 2, "--max-restarts", 1, "--log-dir", logs, *train)
     wait_for((folder / "last.ckpt").exists)
     os.kill(worker(str(folder), 1), signal.SIGKILL)
     wait_for((logs / "rank_0.log.1").exists, 30)
@@ -168,7 +162,7 @@ def wrong(*args):
 def test_usage_errors(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     hosts = tmp_path / "hosts"
-    train = ("train.py", "--config", ROOT / SWIN)
+    train = ("train.py", "--config", ROOT / CONFIG)
     for count in ("0", "-1", "two"):
         assert f"--devices: '{count}'" in wrong(f"--devices={count}", *train)
     assert "--devices" in wrong(*train)
@@ -218,7 +212,7 @@ def test_the_command_of_each_host(tmp_path, capsys, monkeypatch):
 
 def test_resume_is_appended_once(tmp_path):
     folder = tmp_path / "run"
-    args = ["--devices", "2", str(ROOT / "train.py"), "--config", str(ROOT / SWIN), f"run_dir={folder}"]
+    args = ["--devices", "2", str(ROOT / "train.py"), "--config", str(ROOT / CONFIG), f"run_dir={folder}"]
 
     def command(*more):
         return launch.Command(launch.parse([*args, *more]), ["127.0.0.1"], 0)
