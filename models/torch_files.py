@@ -20,12 +20,7 @@ from acmix_ms.errors import UserError
 from models import manifest
 
 ENDINGS = (".pth", ".pt", ".npz", ".safetensors")
-WRAPPERS = (
-    "model",
-    "state_dict",
-    "state_dict_ema",
-    "module",
-)  # where training scripts keep it
+WRAPPERS = ("model", "state_dict", "state_dict_ema", "module")  # where training scripts keep it
 PARALLEL = "module."  # what DataParallel puts before each name
 # What training scripts of Swin, DeiT, PVT and others save beside the weights. It is read as dictionaries and empty
 # objects, and then dropped; an OrderedDict is what PyTorch's reader fills both as a mapping and with attributes.

@@ -15,7 +15,7 @@ from PIL import Image
 
 from acmix_ms.config import DataConfig
 from acmix_ms.data import create_loader
-from acmix_ms.data.encoded import IMAGENET_MEAN, IMAGENET_STD
+from acmix_ms.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from acmix_ms.deploy import lite as lite_module
 from acmix_ms.deploy import lite_config
 from acmix_ms.deploy.files import open_file

@@ -18,29 +18,12 @@ from acmix_ms.config import DataConfig
 from acmix_ms.data.augment import parse_auto_augment, rand_augment
 from acmix_ms.data.images import UnreadableImageError
 from acmix_ms.data.loader import PADDING, Loader
+from acmix_ms.data.preprocess import preprocess_of
 from acmix_ms.errors import UserError
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB on the scale 0..1
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 CHUNK_IMAGES = 8192  # the random numbers start anew after so many images: what a resumed epoch replays at most
 MAX_NEIGHBOURS = 100  # so many unreadable images in a row: the data are at fault, not an image
 MAX_LISTED = 50
-
-
-def take_middle(resize: int, crop: int, interpolation: str) -> list:
-    """Evaluation: the shorter side to ``resize`` pixels, then the middle ``crop`` x ``crop``, of (H, W, 3) uint8."""
-    from mindspore.dataset import vision
-
-    return [vision.Resize(resize, getattr(vision.Inter, interpolation.upper())), vision.CenterCrop(crop)]
-
-
-def normalize(mean: tuple[float, ...], std: tuple[float, ...], scale: float = 1 / 255) -> list:
-    """(H, W, 3) uint8 -> (3, H, W) float32, (pixel * scale - mean) / std of each channel."""
-    from mindspore.dataset import vision
-
-    full = 1 / scale
-    return [vision.Normalize([full * value for value in mean], [full * value for value in std]), vision.HWC2CHW()]
 
 
 def _blank() -> np.ndarray:
@@ -185,17 +168,14 @@ class EncodedLoader(Loader):
     def _transforms(self) -> list:
         from mindspore.dataset import vision
 
-        config = self._config
-        interpolation = getattr(vision.Inter, config.interpolation.upper())
-        closing = normalize(IMAGENET_MEAN, IMAGENET_STD)
+        config, prepare = self._config, preprocess_of(self._config)
         if not self.augment:
-            resize = round(config.image_size / config.eval_crop_ratio)
-            return [vision.Decode(), *take_middle(resize, config.image_size, config.interpolation), *closing]
-        middle = []
+            return [vision.Decode(), *prepare.take_middle(), *prepare.normalize()]
+        interpolation, middle = getattr(vision.Inter, config.interpolation.upper()), []
         if config.color_jitter:
             middle.append(vision.RandomColorAdjust(*(3 * [(1 - config.color_jitter, 1 + config.color_jitter)])))
         if self._auto_augment:
-            filling = tuple(round(255 * value) for value in IMAGENET_MEAN)
+            filling = tuple(round(255 * value) for value in prepare.mean)
             middle.append(rand_augment(self._auto_augment, interpolation, filling))
         return [
             vision.RandomCropDecodeResize(
@@ -203,7 +183,7 @@ class EncodedLoader(Loader):
             ),
             vision.RandomHorizontalFlip(),
             *middle,
-            *closing,
+            *prepare.normalize(),
         ]
 
     def _stop_if_hopeless(self, labels: np.ndarray) -> None:

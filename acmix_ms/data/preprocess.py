@@ -1,4 +1,4 @@
-"""What evaluation does to one image, as numbers that can travel with a net; with the loaders' own arithmetic."""
+"""What evaluation does to one image, as numbers that can travel with a net; the loaders take their steps from here."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from acmix_ms.config import DataConfig
-from acmix_ms.data.encoded import IMAGENET_MEAN, IMAGENET_STD, normalize, take_middle
 from acmix_ms.data.images import UnreadableImageError, read_encoded
 from acmix_ms.errors import UserError
 
 INTERPOLATIONS = ("bilinear", "bicubic")
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB on the scale 0..1
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,24 @@ class Preprocess:
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 RGB of any size -> (3, crop, crop) float32."""
-        cropped = take_middle(self.resize, self.crop, self.interpolation)
-        for step in (*cropped, *normalize(self.mean, self.std, self.scale)):
+        for step in (*self.take_middle(), *self.normalize()):
             image = step(image)
         return image
+
+    def take_middle(self) -> list:
+        """The steps from (H, W, 3) uint8 to (crop, crop, 3) uint8."""
+        from mindspore.dataset import vision
+
+        interpolation = getattr(vision.Inter, self.interpolation.upper())
+        return [vision.Resize(self.resize, interpolation), vision.CenterCrop(self.crop)]
+
+    def normalize(self) -> list:
+        """The steps from (H, W, 3) uint8 to (3, H, W) float32."""
+        from mindspore.dataset import vision
+
+        full = 1 / self.scale
+        mean, std = ([full * value for value in values] for values in (self.mean, self.std))
+        return [vision.Normalize(mean, std), vision.HWC2CHW()]
 
     def read(self, path: str | os.PathLike) -> np.ndarray:
         """The image in a file, upright -> (3, crop, crop) float32.

@@ -13,8 +13,16 @@ from acmix_ms.errors import UserError
 from acmix_ms.ops import kernels
 
 if TYPE_CHECKING:
+    import mindspore as ms
     from mindspore import nn
     from mindspore.train.mind_ir_pb2 import ModelProto
+
+
+def example(shape: tuple[int | None, ...]) -> ms.Tensor:
+    """The input that a graph for inputs of ``shape`` is compiled with; None where any size will do."""
+    import mindspore as ms
+
+    return ms.Tensor(shape=list(shape), dtype=ms.float32) if None in shape else ms.Tensor(np.zeros(shape, np.float32))
 
 
 def write(cell, path: Path, shape: tuple[int | None, ...]) -> None:
@@ -30,11 +38,8 @@ def write_air(cell, path: Path, shape: tuple[int | None, ...]) -> None:
 def _export(cell, path: Path, shape: tuple[int | None, ...], format: str) -> None:
     import mindspore as ms
 
-    example = ms.Tensor(shape=list(shape), dtype=ms.float32)
-    if None not in shape:
-        example = ms.Tensor(np.zeros(shape, np.float32))
     with kernels.native():  # the file may run on another device than this one
-        ms.export(cell, example, file_name=str(path), file_format=format)
+        ms.export(cell, example(shape), file_name=str(path), file_format=format)
     path.chmod(0o644)  # MindSpore leaves 0400
 
 

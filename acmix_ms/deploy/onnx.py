@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from acmix_ms.deploy import mindir
 from acmix_ms.deploy.runner import Runner
 from acmix_ms.errors import UserError
 from acmix_ms.ops import kernels
@@ -35,14 +36,11 @@ def write(cell: nn.Cell, path: Path, shape: tuple[int | None, ...]) -> None:
     import mindspore as ms
     import onnx
 
-    example = ms.Tensor(shape=list(shape), dtype=ms.float32)
-    if None not in shape:
-        example = ms.Tensor(np.zeros(shape, np.float32))
     dynamic = {i: AXES[i] for i, size in enumerate(shape) if size is None}
     options = {"input_names": [INPUT], "output_names": [OUTPUT], "dynamic_axes": {INPUT: dynamic} if dynamic else None}
     try:
         with kernels.native(onnx=True):
-            ms.onnx.export(cell, example, file_name=str(path), **options)
+            ms.onnx.export(cell, mindir.example(shape), file_name=str(path), **options)
     except RuntimeError as error:
         if "convert map" not in str(error):
             raise
