@@ -8,6 +8,7 @@ configs/classification/acmix_resnet_digits.yaml``.
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from pathlib import Path
 
@@ -15,16 +16,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from acmix_ms import config
 from acmix_ms.arguments import ArgumentParser, positive_int
-from acmix_ms.deploy import check_output, description, lite, lite_quantize
+from acmix_ms.deploy import check_output, lite, lite_quantize
+from acmix_ms.deploy.description import beside
+from acmix_ms.engine import run_dir
 from acmix_ms.errors import UserError, run_cli
 
 
 def write_description(source: Path, output: Path) -> None:
     """The JSON beside ``source`` as that of ``output``, of which nothing was verified; if there is one."""
-    if description.beside(source).is_file():
-        about = dataclasses.replace(description.read(source), format="ms", precision="int8", verified=None)
-        about.write(output)
-        print(f"{description.beside(output)}: what infer_lite.py needs to know")
+    given, written = beside(source), beside(output)
+    if given.is_file():
+        changed = {"format": "ms", "precision": "int8", "verified": None}
+        description = {**json.loads(given.read_text(encoding="utf-8")), **changed}
+        run_dir.write_text(written, json.dumps(description, indent=1) + "\n")
+        print(f"{written}: what infer_lite.py needs to know")
 
 
 def main(argv: list[str] | None = None) -> int:
