@@ -6,9 +6,9 @@ import json
 
 from acmix_ms import config, deploy, runtime
 from acmix_ms.arguments import ArgumentParser
-from acmix_ms.engine import run_dir
 from acmix_ms.engine.metrics import class_table, summary
 from acmix_ms.errors import UserError, run_cli
+from acmix_ms.files import require_checkpoint, writable_file, write_text
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -22,18 +22,18 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_intermixed_args(argv)
     cfg = config.load(args.config, args.overrides)
     if args.output:
-        run_dir.writable_file(args.output, "--output")
+        writable_file(args.output, "--output")
     scores = evaluate(cfg, args.checkpoint, averaged=args.weights == "ema")
     print(summary(scores))
     if args.per_class:
         print(class_table(scores["classes"]))
     if args.output and runtime.leads():
-        run_dir.write_text(args.output, json.dumps({"checkpoint": args.checkpoint, **scores}, indent=1) + "\n")
+        write_text(args.output, json.dumps({"checkpoint": args.checkpoint, **scores}, indent=1) + "\n")
 
 
 def evaluate(cfg: config.Config, path: str, averaged: bool = False) -> dict:
     """What the net in a file scores, as `evaluation.evaluate` gives it. Weights compute in float32."""
-    exported = run_dir.require_checkpoint(path).suffix in deploy.SUFFIXES
+    exported = require_checkpoint(path).suffix in deploy.SUFFIXES
     if exported and averaged:
         raise UserError(f"--weights ema: {path} has one set of weights; leave it out")
     mode = "graph" if exported else cfg.runtime.mode  # a MINDIR runs in graph mode only

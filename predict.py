@@ -8,8 +8,8 @@ from pathlib import Path
 
 from acmix_ms.arguments import ArgumentParser, positive_int
 from acmix_ms.deploy import SUFFIXES, prediction
-from acmix_ms.engine import run_dir
 from acmix_ms.errors import UserError, run_cli
+from acmix_ms.files import writable_file, writable_folder, write_text
 from scripts import nets
 
 
@@ -30,9 +30,9 @@ def main(argv: list[str] | None = None) -> int:
     nets.check(args)
     files, names = prediction.find_images(args.images), args.classes and prediction.read_class_names(args.classes)
     if args.output:
-        run_dir.writable_file(args.output, "--output")
+        writable_file(args.output, "--output")
     if args.attention:
-        run_dir.writable_folder(args.attention, "--attention")
+        writable_folder(args.attention, "--attention")
         if Path(args.checkpoint).suffix in SUFFIXES:
             raise UserError(f"--attention: {args.checkpoint} shows its answers only, give the checkpoint it is made of")
     # Attention is caught by hooks, which graphs do not have.
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.json:
         print(text)
     if args.output:
-        run_dir.write_text(args.output, text + "\n")
+        write_text(args.output, text + "\n")
     return 1 if any("error" in entry for entry in found) else 0
 
 

@@ -6,6 +6,7 @@ from acmix_ms import config, runtime
 from acmix_ms.arguments import ArgumentParser
 from acmix_ms.engine import events, run_dir
 from acmix_ms.errors import run_cli
+from acmix_ms.files import locked, require_checkpoint
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -13,17 +14,16 @@ def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(prog="train.py", description="Train a model as a configuration file says.")
     parser.add_config()
     args = parser.parse_intermixed_args(argv)
-    cfg = config.load(args.config, args.overrides)
-    train(cfg)
+    train(config.load(args.config, args.overrides))
 
 
 def train(cfg: config.Config) -> dict:
     """Train as ``cfg`` says; returns what `acmix_ms.engine.trainer.Trainer.fit` returns, and ``params``."""
     if _initial(cfg):
-        run_dir.require_checkpoint(cfg.model.init_checkpoint)
+        require_checkpoint(cfg.model.init_checkpoint)
     events.require(cfg.train.events and runtime.leads())
     run_dir.prepare(cfg.run_dir, resume=cfg.train.resume)
-    with run_dir.locked(cfg.run_dir, runtime.leads()):
+    with locked(cfg.run_dir, runtime.leads()):
         return _train(cfg)
 
 

@@ -170,18 +170,6 @@ def pynative() -> Iterator[None]:
         ms.set_context(mode=before)
 
 
-def sync(path: str | os.PathLike) -> None:
-    """Make what was written to a file, or renamed within a folder, survive a loss of power."""
-    is_folder = os.path.isdir(path)
-    if os.name == "nt" and is_folder:  # Windows cannot open a folder, and needs no such call
-        return
-    descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def assign(parameter, value) -> None:
     """Set a Parameter to an array. An operator, because a graph that has run may go on with the value before
     ``set_data``.

@@ -25,6 +25,7 @@ from acmix_ms.analysis import ablation  # noqa: E402
 from acmix_ms.arguments import ArgumentParser, positive_int  # noqa: E402
 from acmix_ms.engine import run_dir  # noqa: E402
 from acmix_ms.errors import UserError, run_cli  # noqa: E402
+from acmix_ms.files import writable_folder  # noqa: E402
 
 CONFIG = ROOT / "configs" / "classification" / "acmix_swin_digits.yaml"
 RESULT = "result.json"
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     rows = ablation.rows_of(tables)
     # Seeds first, rows second: a table that is cut short still compares like with like.
     plan = [(row, run_config(base, row, base.seed + i)) for i in range(args.seeds) for row in rows]
-    run_dir.writable_folder(base.run_dir, "run_dir")
+    writable_folder(base.run_dir, "run_dir")
     for _, cfg in plan:
         check_same(cfg)
     check_models({cfg.model.name for _, cfg in plan})

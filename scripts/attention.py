@@ -13,8 +13,8 @@ sys.path.insert(0, str(ROOT))
 
 from acmix_ms import config, runtime  # noqa: E402
 from acmix_ms.arguments import ArgumentParser  # noqa: E402
-from acmix_ms.engine import run_dir  # noqa: E402
 from acmix_ms.errors import UserError, run_cli  # noqa: E402
+from acmix_ms.files import require_checkpoint, writable_folder  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -28,8 +28,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", required=True, metavar="PNG", help="the picture to write")
     args = parser.parse_intermixed_args(argv)
     cfg = config.load(args.config, args.overrides)
-    run_dir.require_checkpoint(args.checkpoint)
-    run_dir.writable_folder(Path(args.output).parent, "--output")
+    require_checkpoint(args.checkpoint)
+    writable_folder(Path(args.output).parent, "--output")
     runtime.start(cfg.runtime.device, "pynative", cfg.seed, threads=cfg.runtime.threads)
 
     from acmix_ms.analysis import attention, figures

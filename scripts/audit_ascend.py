@@ -19,8 +19,8 @@ sys.path.insert(0, str(ROOT))
 
 from acmix_ms import config, runtime  # noqa: E402
 from acmix_ms.arguments import ArgumentParser, positive_int  # noqa: E402
-from acmix_ms.engine import run_dir  # noqa: E402
 from acmix_ms.errors import UserError, closest, run_cli  # noqa: E402
+from acmix_ms.files import writable_file  # noqa: E402
 from scripts.documents import replace_between  # noqa: E402
 
 SIZE, DIGITS_SIZE, SMALLEST = 224, 32, 32
@@ -58,7 +58,7 @@ def parse(argv: list[str] | None) -> Namespace:
     if args.image_size and args.image_size < SMALLEST:
         raise UserError(f"--image-size {args.image_size}: give at least {SMALLEST}")
     if args.json:
-        args.json = run_dir.writable_file(args.json, "--json")
+        args.json = writable_file(args.json, "--json")
     return args
 
 

@@ -219,7 +219,7 @@ def require_official(args: Namespace) -> None:
 
 def output_folder(args: Namespace) -> Path:
     """Where the files go; made here."""
-    from acmix_ms.engine.run_dir import writable_folder
+    from acmix_ms.files import writable_folder
 
     folder = Path(args.output or f"runs/benchmark/{datetime.datetime.now():%Y%m%d-%H%M%S}")
     written = DATA_FILE if args.mode == [DATA] else FILES[0]

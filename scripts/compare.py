@@ -15,8 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from acmix_ms import config  # noqa: E402
 from acmix_ms.arguments import ArgumentParser, positive_int  # noqa: E402
-from acmix_ms.engine import run_dir  # noqa: E402
 from acmix_ms.errors import UserError, run_cli  # noqa: E402
+from acmix_ms.files import writable_folder  # noqa: E402
 from scripts import ablate  # noqa: E402
 
 TABLE = "comparison.md"
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     if len(paths) != len({path.stem for path in paths}) or not paths:
         raise UserError(f"give configuration files of different names, not {[str(path) for path in paths]}")
     bases = {path.stem: config.load(path, ["run_dir=runs/compare", *overrides]) for path in paths}
-    folder = run_dir.writable_folder(next(iter(bases.values())).run_dir, "run_dir")
+    folder = writable_folder(next(iter(bases.values())).run_dir, "run_dir")
     plan = [(name, of_seed(base, name, base.seed + i)) for i in range(args.seeds) for name, base in bases.items()]
     for _, cfg in plan:
         ablate.check_same(cfg)

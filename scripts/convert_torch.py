@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from acmix_ms import deploy, runtime
 from acmix_ms.arguments import ArgumentParser, positive_int
 from acmix_ms.errors import UserError, run_cli
+from acmix_ms.files import sync
 
 CLASSIFIERS = ("fc.weight", "head.weight")
 ENDINGS = (".ckpt", ".safetensors")
@@ -57,7 +58,7 @@ def _save(output: Path, net, meta: dict) -> None:
             if saved.keys() != weights.keys() or not all(same(saved[name], weights[name]) for name in weights):
                 raise UserError(f"--output {output} does not read back as it was written: try another disk")
             os.replace(partial, output)
-            runtime.sync(output.parent)
+            sync(output.parent)
     except OSError as error:
         raise UserError(f"--output {output} cannot be written: {error.strerror}") from error
 

@@ -19,8 +19,8 @@ sys.path.insert(0, str(ROOT))
 
 from acmix_ms.arguments import ArgumentParser  # noqa: E402
 from acmix_ms.deploy import FORMATS, description  # noqa: E402
-from acmix_ms.engine import run_dir  # noqa: E402
 from acmix_ms.errors import UserError, closest, run_cli  # noqa: E402
+from acmix_ms.files import write_text  # noqa: E402
 from scripts.documents import replace_between  # noqa: E402
 
 DOCUMENT, NUMBERS = ROOT / "docs" / "deployment.md", ROOT / "docs" / "deployment.json"
@@ -87,8 +87,8 @@ def main(argv: list[str] | None = None) -> int:
         left = (time.perf_counter() - start) / number * (len(names) - number)
         print(f"{number}/{len(names)} {name}: {new[name].get('error', 'done')}, {left / 60:.0f} min left", flush=True)
         if args.write:
-            run_dir.write_text(NUMBERS, json.dumps(results, indent=1, sort_keys=True) + "\n")
-            run_dir.write_text(DOCUMENT, with_table(DOCUMENT.read_text(encoding="utf-8"), results))
+            write_text(NUMBERS, json.dumps(results, indent=1, sort_keys=True) + "\n")
+            write_text(DOCUMENT, with_table(DOCUMENT.read_text(encoding="utf-8"), results))
     if not args.write:
         print(table(new))
     return 3 if any("error" in found for found in new.values()) else 0

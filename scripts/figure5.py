@@ -18,6 +18,7 @@ from acmix_ms import config, runtime  # noqa: E402
 from acmix_ms.arguments import ArgumentParser  # noqa: E402
 from acmix_ms.engine import run_dir  # noqa: E402
 from acmix_ms.errors import UserError, run_cli  # noqa: E402
+from acmix_ms.files import require_checkpoint, writable_folder  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -27,10 +28,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", required=True, metavar="PNG", help="the picture to write")
     args = parser.parse_args(argv)
     files = [
-        run_dir.require_checkpoint(path / run_dir.BEST if path.is_dir() else path) for path in map(Path, args.runs)
+        require_checkpoint(path / run_dir.BEST if path.is_dir() else path) for path in map(Path, args.runs)
     ]
     output = Path(args.output)
-    run_dir.writable_folder(output.parent, "--output")
+    writable_folder(output.parent, "--output")
     runtime.start("CPU", "pynative", 0)
 
     from acmix_ms.analysis import figures  # MindSpore takes seconds to import: after what may be wrong before it

@@ -22,6 +22,7 @@ from acmix_ms import config, runtime  # noqa: E402
 from acmix_ms.arguments import ArgumentParser, positive_int  # noqa: E402
 from acmix_ms.engine import group, run_dir  # noqa: E402
 from acmix_ms.errors import UserError, run_cli  # noqa: E402
+from acmix_ms.files import writable_folder  # noqa: E402
 
 DEFAULT_PORT = 8118  # msrun's own; on one host any free port serves
 MEETING_SECONDS = 600  # how long processes wait for each other at the start
@@ -55,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if sys.platform != "linux":
         raise UserError(f"launch.sh runs on Linux only, this is {sys.platform}; --dry-run prints the command of msrun")
-    run_dir.writable_folder(args.log_dir, "--log-dir")
+    writable_folder(args.log_dir, "--log-dir")
     group.adopt_orphans()
     signals, restarts = group.Signals(), 0
     while True:

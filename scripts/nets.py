@@ -11,8 +11,8 @@ from acmix_ms import config, runtime
 from acmix_ms.arguments import ArgumentParser
 from acmix_ms.data.preprocess import Preprocess, preprocess_of
 from acmix_ms.deploy import SUFFIXES, CellRunner, Runner, description, open_file
-from acmix_ms.engine import run_dir
 from acmix_ms.errors import UserError
+from acmix_ms.files import require_checkpoint
 
 if TYPE_CHECKING:
     from mindspore import nn
@@ -48,7 +48,7 @@ def check(args: Namespace) -> None:
     if not (args.config or args.model or args.checkpoint):
         raise UserError("give either --config FILE or --model NAME, or a --checkpoint that knows its model")
     if args.checkpoint:
-        run_dir.require_checkpoint(args.checkpoint)
+        require_checkpoint(args.checkpoint)
 
 
 def read(args: Namespace) -> tuple[config.Config, Checkpoint | None]:
@@ -132,7 +132,7 @@ def open_net(path: str, args: Namespace, *, mode: str = "graph") -> Opened:
         UserError: see `read` and `acmix_ms.deploy.open_file`; an exported file without its description.
     """
     if Path(path).suffix in SUFFIXES:
-        run_dir.require_checkpoint(path)
+        require_checkpoint(path)
         about = description.read(path)
         runtime.start("auto", mode)
         return Opened(open_file(path), about.preprocess, about.classes, precision=about.precision)

@@ -32,8 +32,8 @@ from acmix_ms.data.records import (
     flaw,
     write_records,
 )
-from acmix_ms.engine.run_dir import locked, writable_folder
 from acmix_ms.errors import UserError, run_cli
+from acmix_ms.files import locked, writable_folder
 
 IMAGES_PER_FILE = 20_000  # what is lost at most when it is killed; of ImageNet 2 GB
 MOST_FILES = 256  # of a split; reading keeps all of them open

@@ -18,8 +18,8 @@ from acmix_ms import config
 from acmix_ms.arguments import ArgumentParser, positive_int
 from acmix_ms.deploy import check_output, lite, lite_quantize
 from acmix_ms.deploy.description import beside
-from acmix_ms.engine import run_dir
 from acmix_ms.errors import UserError, run_cli
+from acmix_ms.files import write_text
 
 
 def write_description(source: Path, output: Path) -> None:
@@ -28,7 +28,7 @@ def write_description(source: Path, output: Path) -> None:
     if given.is_file():
         changed = {"format": "ms", "precision": "int8", "verified": None}
         description = {**json.loads(given.read_text(encoding="utf-8")), **changed}
-        run_dir.write_text(written, json.dumps(description, indent=1) + "\n")
+        write_text(written, json.dumps(description, indent=1) + "\n")
         print(f"{written}: what infer_lite.py needs to know")
 
 

@@ -9,8 +9,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from acmix_ms.arguments import ArgumentParser  # noqa: E402
-from acmix_ms.engine import run_dir  # noqa: E402
 from acmix_ms.errors import UserError, run_cli  # noqa: E402
+from acmix_ms.files import writable_folder  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> None:
     folder = Path(parser.parse_args(argv).run)
     if not folder.is_dir():
         raise UserError(f"RUN_DIR {folder}: no such folder; give that of a run, such as runs/mine")
-    run_dir.writable_folder(folder, "RUN_DIR")
+    writable_folder(folder, "RUN_DIR")
 
     from acmix_ms.engine import report  # matplotlib takes a second to import: after what may be wrong before it
 

@@ -27,8 +27,8 @@ from acmix_ms import runtime
 from acmix_ms.arguments import ArgumentParser, positive_int
 from acmix_ms.data.preprocess import Preprocess
 from acmix_ms.deploy import TOLERANCES, Runner, VerificationError, compare, prediction, samples
-from acmix_ms.engine import run_dir
 from acmix_ms.errors import UserError, run_cli
+from acmix_ms.files import require_checkpoint, writable_file
 from scripts import nets
 from scripts.complexity import SMALLEST, read_options
 
@@ -43,7 +43,7 @@ def build(name: str, options: dict):
 
     if name in list_models() or not Path(name).suffix:
         return randomise(create_model(name, **options)).set_train(False)
-    saved = checkpoint.read(run_dir.require_checkpoint(name))
+    saved = checkpoint.read(require_checkpoint(name))
     cfg = nets.config_of(saved, name)
     cfg.model.kwargs.update(options)
     return nets.build(cfg, saved, name).cell
@@ -84,7 +84,7 @@ class Side:
 
 def open_side(path: str) -> Side:
     """A checkpoint, an exported file or a reference."""
-    run_dir.require_checkpoint(path)
+    require_checkpoint(path)
     if Path(path).suffix == ".npz":
         try:
             with np.load(path) as arrays:
@@ -102,7 +102,7 @@ def pair(names: list[str], args: Namespace) -> int:
     if len(names) != 1:
         raise UserError("--against FILE: give one other file to compare with it")
     if args.write_reference:
-        run_dir.writable_file(args.write_reference, "--write-reference")
+        writable_file(args.write_reference, "--write-reference")
     files = prediction.find_images(args.images or [])
     first, second = open_side(names[0]), open_side(args.against)
     for side in (first, second):

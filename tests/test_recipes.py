@@ -9,7 +9,6 @@ import mindspore as ms
 import numpy as np
 import pytest
 import yaml
-from test_config import CONFIGS, ROOT
 
 from acmix_ms import config, runtime
 from acmix_ms.analysis import reported
@@ -17,6 +16,7 @@ from acmix_ms.data.augment import Mixing, parse_auto_augment
 from acmix_ms.engine.optim import build_optimizer, learning_rate
 from acmix_ms.engine.trainer import Trainer
 from models import create_model
+from tests.test_config import CONFIGS, ROOT
 
 TOP1 = {row.model: row.top1 for row in reported.FIGURE4}
 TABLE = {

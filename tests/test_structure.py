@@ -17,11 +17,12 @@ MAY_IMPORT = {
     "runtime": {"errors"},
     "arguments": {"errors"},
     "config": {"errors"},
+    "files": {"errors"},
     "ops": BASE,
     "analysis": BASE | {"ops"},
-    "data": BASE | {"config"},
-    "engine": BASE | {"config", "ops", "data", "analysis"},
-    "deploy": BASE | {"config", "ops", "data", "engine"},
+    "data": BASE | {"config", "files"},
+    "engine": BASE | {"config", "files", "ops", "data", "analysis"},
+    "deploy": BASE | {"config", "files", "ops", "data", "engine"},
 }
 MODELS_MAY_IMPORT = BASE | {"ops"}
 ALSO = {"pretrained.py": {"engine"}}  # reading, checking and resizing weights is written once, for fine-tuning too

@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from acmix_ms import runtime
 from acmix_ms.data.images import UnreadableImageError, is_bitmap, read_encoded
 from acmix_ms.errors import UserError
+from acmix_ms.files import sync
 
 FORMAT_VERSION = 1
 DESCRIPTION = "mindrecord.json"
@@ -95,9 +95,9 @@ class Description:
         """Write JSON, whole or not at all; raises `OSError`."""
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n", encoding="utf-8")
-        runtime.sync(partial)
+        sync(partial)
         os.replace(partial, path)
-        runtime.sync(path.parent)
+        sync(path.parent)
 
     @classmethod
     def read(cls, path: Path) -> Description:
@@ -238,13 +238,13 @@ def write_records(folder: Path, name: str, samples: Iterable[tuple[bytes, int]])
         paths = (partial / name, partial / (name + INDEX))
         for path in paths:
             path.chmod(0o644)  # MindSpore lets nobody but the owner read
-            runtime.sync(path)
+            sync(path)
         file = RecordFile(name, images, *(path.stat().st_size for path in paths))
         if images and not _holds(partial, file, *last):
             raise OSError(errno.EIO, "what was written is not what is read back")
         for path in paths:
             os.replace(path, folder / path.name)
-        runtime.sync(folder)
+        sync(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return file

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from acmix_ms.data.preprocess import INTERPOLATIONS, Preprocess
 from acmix_ms.deploy.comparison import Difference
-from acmix_ms.engine import run_dir
 from acmix_ms.errors import UserError
+from acmix_ms.files import write_text
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Description:
             "classes": None if self.classes is None else list(self.classes),
             "verified": None if self.verified is None else self.verified._asdict(),
         }
-        run_dir.write_text(beside(path), json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+        write_text(beside(path), json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
 
 def beside(path: str | os.PathLike) -> Path:

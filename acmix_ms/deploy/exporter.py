@@ -17,8 +17,8 @@ from acmix_ms.deploy.comparison import TOLERANCES, Difference, VerificationError
 from acmix_ms.deploy.description import Description, beside
 from acmix_ms.deploy.files import open_file
 from acmix_ms.deploy.runner import Runner
-from acmix_ms.engine.run_dir import writable_file
 from acmix_ms.errors import UserError, closest
+from acmix_ms.files import sync, writable_file
 
 FORMATS = ("mindir", "onnx", "ms", "air")
 DYNAMIC_BATCHES = (1, 3)  # a file for any batch is compared at these
@@ -152,7 +152,7 @@ def export(
                 verified = _prove(partial, path, reference, [_batches(images, size) for size in sizes], tolerance)
             except UserError as error:  # the runtime refuses the file
                 raise UserError(str(error).replace(str(partial), str(path))) from error
-        runtime.sync(partial)
+        sync(partial)
         os.replace(partial, path)
     if description is None:
         beside(path).unlink(missing_ok=True)  # of another file, which had this name

@@ -23,8 +23,8 @@ import numpy as np
 from acmix_ms import runtime
 from acmix_ms.deploy import lite_config
 from acmix_ms.deploy.runner import Runner
-from acmix_ms.engine.run_dir import writable_file
 from acmix_ms.errors import UserError, closest
+from acmix_ms.files import sync, writable_file
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = Path(__file__).with_name("lite_worker.py")
@@ -175,7 +175,7 @@ class Lite:
                 raise UserError(f"{source} cannot be converted by MindSpore Lite {self.version}: {error}") from error
             partial = partial.with_suffix(SUFFIX)  # the converter has added it
             partial.chmod(0o644)  # from 0400
-            runtime.sync(partial)
+            sync(partial)
             os.replace(partial, output)
         return output
 

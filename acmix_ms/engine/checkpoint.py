@@ -28,8 +28,8 @@ from mindspore import nn
 
 from acmix_ms import runtime
 from acmix_ms.engine import run_dir
-from acmix_ms.engine.run_dir import require_checkpoint
 from acmix_ms.errors import UserError
+from acmix_ms.files import replacing, require_checkpoint, sync
 
 FORMAT_VERSION = 1
 STATE_PREFIX = "train_state."
@@ -64,10 +64,10 @@ def save(path: str | os.PathLike, weights: Mapping, state: Mapping | None = None
     entries.update({STATE_PREFIX + name: _array(value) for name, value in (state or {}).items()})
     described = {**(meta or {}), "format_version": FORMAT_VERSION}
     described["checksum"] = _checksum(entries, described)
-    with _replacing(path) as partial:
+    with replacing(path, "checkpoint") as partial:
         write = _write_safetensors if path.suffix == SAFETENSORS else _write_ckpt
         write(partial, entries, json.dumps(described))
-        runtime.sync(partial)
+        sync(partial)
 
 
 def _write_ckpt(path: Path, entries: Mapping[str, np.ndarray], header: str) -> None:
@@ -98,7 +98,7 @@ def save_state(folder: Path, weights: Mapping, state: Mapping, meta: Mapping, *,
         leftover.unlink(missing_ok=True)
     path, last = folder / run_dir.STATE.format(meta["step"]), folder / run_dir.LAST
     save(path, weights, state, meta)
-    with _replacing(last) as link:
+    with replacing(last, "checkpoint") as link:
         try:
             os.link(path, link)
         except OSError:  # a file system without hard links
@@ -328,23 +328,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """The name to write under: what stands there takes the place of ``path`` when the block has ended without error.
-
-    Raises:
-        UserError: the system refuses; ``path`` is untouched.
-    """
-    suffix = SAFETENSORS if path.suffix == SAFETENSORS else ".ckpt"  # MindSpore would add its own to any other
-    partial = path.with_name(f"{path.stem}.partial{suffix}")
-    try:
-        yield partial
-        os.replace(partial, path)
-        runtime.sync(path.parent)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(
-            f"checkpoint {path} cannot be written: {error.strerror}; the earlier file is untouched"
-        ) from error

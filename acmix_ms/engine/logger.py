@@ -11,8 +11,9 @@ from typing import TypeVar
 
 from acmix_ms.analysis import figures
 from acmix_ms.engine.events import Record
-from acmix_ms.engine.run_dir import CURVES, LOG, RATES, write_text
+from acmix_ms.engine.run_dir import CURVES, LOG, RATES
 from acmix_ms.errors import UserError
+from acmix_ms.files import write_text
 
 COLUMNS = ("epoch", "step", "train_loss", "lr", "img_per_s", "val_loss", "val_top1", "val_top5")
 RATE_COLUMNS = ("epoch", "layer", "alpha", "beta")

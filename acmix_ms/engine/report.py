@@ -16,6 +16,7 @@ from acmix_ms.engine import run_dir
 from acmix_ms.engine.logger import COLUMNS, read_table
 from acmix_ms.engine.metrics import told_confusions
 from acmix_ms.errors import UserError
+from acmix_ms.files import write_text
 
 LAST_EPOCHS = 10
 WORST_CLASSES = 10
@@ -79,7 +80,7 @@ def write(folder: Path) -> Path:
         "</body>\n</html>\n",
     ]
     path = folder / run_dir.REPORT
-    run_dir.write_text(path, "\n".join(parts))
+    write_text(path, "\n".join(parts))
     return path
 
 

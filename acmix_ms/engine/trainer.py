@@ -25,6 +25,7 @@ from acmix_ms.engine.losses import cross_entropy
 from acmix_ms.engine.optim import build_optimizer, learning_rate, optimizer_state, set_learning_rate
 from acmix_ms.engine.signals import Stopped, StopRequest
 from acmix_ms.errors import UserError
+from acmix_ms.files import write_text
 from acmix_ms.ops.base import recompute_operators
 
 
@@ -103,7 +104,7 @@ class Trainer:
         )
         if runtime.leads():
             configuration.dump(written, self.run_dir / run_dir.CONFIG)
-            run_dir.write_text(self.run_dir / run_dir.ENVIRONMENT, json.dumps(report.environment(), indent=1) + "\n")
+            write_text(self.run_dir / run_dir.ENVIRONMENT, json.dumps(report.environment(), indent=1) + "\n")
         log = EpochLog(self.run_dir, self.epoch, write=runtime.leads())
         with StopRequest() as stop, self._events() as record:
             progress = Progress(
@@ -299,7 +300,7 @@ class Trainer:
                 best = self.average.named() if self.average else weights
                 checkpoint.save(self.run_dir / run_dir.BEST, best, meta={**meta, "averaged": bool(self.average)})
                 found = {"epoch": self.epoch, **scores}
-                run_dir.write_text(self.run_dir / run_dir.BEST_SCORES, json.dumps(found, indent=1) + "\n")
+                write_text(self.run_dir / run_dir.BEST_SCORES, json.dumps(found, indent=1) + "\n")
             checkpoint.save_state(self.run_dir, weights, self._state(), meta, keep=self.config.train.keep_checkpoints)
         except UserError as error:
             self.best_top1 = best_before

@@ -1,0 +1,126 @@
+"""What the project does to files: written whole or not at all, checked before long work, locked.
+
+Nothing here loads MindSpore, so that mistakes are answered at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows: there a second run is not noticed
+    fcntl = None
+
+from acmix_ms.errors import UserError
+
+LOCK = ".lock"  # held by the process that writes into a folder
+PARTIAL = ".partial"  # before the ending of a file that is being written
+
+
+def writable_folder(path: str | os.PathLike, name: str) -> Path:
+    """Make the folder ``path`` if needed and try to write in it; ``name`` is the argument it came from."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise UserError(f"{name}={path}: cannot write there ({error.strerror}); give another folder") from error
+
+
+def writable_file(path: str | os.PathLike, name: str) -> Path:
+    """See that a file can be written at ``path``, an argument called ``name``; its folder is made if needed."""
+    file = Path(path)
+    if file.is_dir():
+        raise UserError(f"{name} {path} is a folder: give a file name")
+    writable_folder(file.parent, name)
+    return file
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a small file whole: whoever reads it, and whenever the process ends, finds the old text or the new one.
+
+    Raises:
+        UserError: it cannot be written; the earlier file is untouched.
+    """
+    with replacing(Path(path)) as partial:
+        # As bytes, so that line ends stay as they are; names of files need not be valid text.
+        partial.write_bytes(text.encode(errors="replace"))
+        sync(partial)
+
+
+def require_checkpoint(path: str | os.PathLike) -> Path:
+    """The path of a checkpoint that is there; whether it is a good one only reading shows."""
+    file = Path(path)
+    if file.is_dir():
+        raise UserError(f"checkpoint {path} is a folder: give a file in it, such as {file / 'best.ckpt'}")
+    if not file.is_file():
+        raise UserError(f"checkpoint {path} does not exist")
+    return file
+
+
+def sync(path: str | os.PathLike) -> None:
+    """Make what was written to a file, or renamed within a folder, survive a loss of power."""
+    is_folder = os.path.isdir(path)
+    if os.name == "nt" and is_folder:  # Windows cannot open a folder, and needs no such call
+        return
+    descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def locked(run_dir: str | os.PathLike, wanted: bool = True, name: str = "run_dir=") -> Iterator[None]:
+    """The folder of a run is this process's own; the system takes the lock back however the process ends.
+
+    Unless it is ``wanted`` nothing happens: of the processes of one run a single one has it. ``name`` is the argument
+    that the folder came from.
+
+    Raises:
+        UserError: another run has it.
+    """
+    if fcntl is None or not wanted:
+        yield
+        return
+    with open(Path(run_dir) / LOCK, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            raise UserError(
+                f"{name}{run_dir} is in use by process {file.read().strip() or '?'}: "
+                f"wait until it ends, or give another {name.strip('= ')}"
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+@contextlib.contextmanager
+def replacing(path: Path, kind: str = "") -> Iterator[Path]:
+    """The name to write under: what stands there takes the place of ``path`` when the block has ended without error.
+
+    Args:
+        kind: what messages call the file, such as ``"checkpoint"``.
+
+    Raises:
+        UserError: the system refuses; ``path`` is untouched.
+    """
+    partial = path.with_name(f"{path.stem}{PARTIAL}{path.suffix}")
+    try:
+        yield partial
+        os.replace(partial, path)
+        sync(path.parent)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(
+            f"{kind} {path} cannot be written: {error.strerror}; the earlier file is untouched".strip()
+        ) from error

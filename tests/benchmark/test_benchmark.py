@@ -1,0 +1,342 @@
+"""The protocol of measurements, on made-up seconds, and the command. No test looks at how fast anything is."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import pytest
+
+from acmix_ms import runtime
+from acmix_ms.analysis import targets
+from acmix_ms.analysis.benchmark import GEMM, Measured, Spec, Timing, environment, interleave, ratios
+from acmix_ms.analysis.benchmark_report import FILES, Report
+from acmix_ms.analysis.worker import WorkerError
+from acmix_ms.errors import UserError
+from scripts import benchmark
+from scripts.workers.session import Settings, count_macs
+from tests.helpers.tiny import official_clone
+
+ROOT = Path(__file__).resolve().parents[2]
+WORKERS = ROOT / "scripts" / "workers"
+OFFICIAL, OURS = Spec("acmix_resnet50", source="official"), Spec("acmix_resnet50")
+SETTINGS = Settings("CPU", 1, "fp32", warmup=1, repetitions=2)
+
+
+# ------------------------------------------------------------------------------------------------ made-up seconds
+def test_turns_alternate_and_a_turn_is_the_median_of_its_steps():
+    order = []
+
+    def runner(name, seconds):
+        def run(count):
+            order.append((name, count))
+            return [seconds] * (count - 1) + [seconds * 1.5]
+
+        return run
+
+    runners = {"a": runner("a", 2.0), "b": runner("b", 0.1)}
+    timings, failed = interleave(runners, warmup=2, repetitions=3, pause=0)
+    assert failed == {}
+    # 0.15 s was the last step of b's warm-up: three fit into half a second
+    assert order == [("a", 2), ("b", 2)] + [("a", 1), ("b", 3)] * 3
+    assert timings["a"].turns == (3.0, 3.0, 3.0)
+    assert timings["b"].turns == (0.1, 0.1, 0.1)
+
+
+def test_one_that_fails_ends_alone():
+    def dies(count):
+        raise WorkerError("b: out of memory")
+
+    said = []
+    runners = {"a": lambda count: [1.0] * count, "b": dies}
+    timings, failed = interleave(runners, warmup=1, repetitions=2, failures=(WorkerError,), report=said.append, pause=0)
+    assert timings.keys() == {"a"}
+    assert failed == {"b": "b: out of memory"}
+    assert "failed: b: out of memory" in said
+
+
+def test_timing_and_ratios():
+    timing = Timing((1.0, 2.0, 3.0, 4.0, 100.0))
+    assert timing.summary() == {"median": 3.0, "min": 1.0, "lower": 2.0, "upper": 4.0, "max": 100.0}
+    # a slow machine in the third turn slows both
+    assert ratios(Timing((2.0, 2.0, 8.0)), Timing((1.0, 1.0, 4.0))) == (2.0, 2.0, 2.0)
+
+
+def measured(spec, *turns, **more):
+    return spec, Measured(spec, timing=Timing(turns) if turns else None, **more)
+
+
+def row(name):
+    return next(row for row in targets.ROWS if row.name == name)
+
+
+def test_a_row_takes_the_best_form_turn_by_turn():
+    deploy = dataclasses.replace(OURS, form="deploy")
+    found = dict([measured(OFFICIAL, 20.0, 44.0, 21.0), measured(OURS, 3.0, 3.0, 3.0), measured(deploy, 1.0, 4.0, 2.0)])
+    result = targets.evaluate(row("resnet50"), found)
+    assert result.ours == deploy.label
+    assert result.value == 11.0  # of 20, 11 and 10.5
+    assert result.spread["min"] == 10.5
+    assert result.met is True
+    found = dict([measured(OFFICIAL, 9.0), measured(OURS, 1.0), measured(deploy, failure="no deploy form")])
+    result = targets.evaluate(row("resnet50"), found)
+    assert (result.value, result.met, result.ours) == (9.0, False, OURS.label)
+    assert targets.evaluate(row("deploy-resnet50"), found).failure == "no deploy form"
+    assert targets.evaluate(row("deploy-resnet50"), found).met is None
+
+
+def test_memory_cost_growth_and_share():
+    line = row("resnet50-memory")
+    found = dict([measured(line.against[0], 1.0, peak=1000), measured(line.ours[0], 9.0, peak=400)])
+    found.update([measured(line.ours[1], 1.0, peak=600)])
+    assert targets.evaluate(line, found).value == 0.4
+    assert targets.evaluate(line, found).met is True
+
+    line = row("family-san10")
+    assert line.reference == 1.0
+    assert row("family-resnet50").reference == 3.6 / 4.1
+    found = dict([measured(line.against[0], 2.0), measured(line.ours[0], 3.0)])
+    assert targets.evaluate(line, found).value == 1.5
+    assert targets.evaluate(line, found).met is False
+
+    line = row("growth-swin-896")
+    assert (line.ours[0].image_size, line.against[0].image_size, line.reference) == (896, 224, 16)
+    found = dict([measured(line.against[0], 1.0), measured(line.ours[0], 16.8)])
+    assert targets.evaluate(line, found).value == pytest.approx(1.05)
+
+    line = row("share")
+    # 40 of 100 GFLOP/s
+    found = dict([measured(GEMM, 2.0, flops=200e9), measured(line.ours[0], 5.0, macs=100_000_000_000)])
+    assert targets.evaluate(line, found).value == pytest.approx(0.4)
+
+
+def test_a_train_step_is_three_forward_passes_and_ratios_of_the_product():
+    one = Measured(Spec("x", "train"), Timing((2.0,)), macs=3_000_000_000, gemm=10.0)
+    assert one.spec.steps_of_forward == 3
+    assert one.gflops == 3.0
+    assert one.share == 0.3
+    assert Measured(Spec("x")).gflops is None
+
+
+def test_rows_share_sessions_and_are_chosen_by_either_name():
+    assert [line.name for line in targets.select(["resnet50"])] == ["resnet50", "resnet50-compiled", "deploy-resnet50"]
+    assert [line.name for line in targets.select(["share"])] == ["share"]
+    assert targets.select(None) == targets.ROWS
+    plans = targets.sessions(targets.select(["swin", "mindcv"]))
+    assert [spec.source for spec in plans["swin"]] == ["official", "compiled", "ours", "ours", "gemm"]
+    assert len({line.name for line in targets.ROWS}) == len(targets.ROWS)
+    smaller = targets.resized(row("growth-swin-448"), 2, 64)
+    assert [(spec.batch, spec.image_size) for spec in smaller.specs] == [(2, 64), (2, 128)]
+    assert targets.resized(row("share"), 2, 64).against == (GEMM,)
+
+
+def test_the_report_says_what_was_found_and_what_was_not(tmp_path):
+    report = Report(tmp_path, environment(threads=2, precision="fp32"), {"warmup": 1, "repetitions": 2})
+    found = dict(
+        [measured(OFFICIAL, 2.0, 2.2, versions={"PyTorch": "2.13.0"}), measured(OURS, 0.1, 0.2, peak=5_000_000)]
+    )
+    found.update([measured(dataclasses.replace(OURS, form="deploy"), failure="deploy: no such form")])
+    report.add("resnet50", found, [targets.evaluate(line, found) for line in targets.select(["resnet50"])])
+    written = json.loads((tmp_path / "benchmark.json").read_text())
+    assert {"date", "cpu", "cores", "threads", "precision", "versions", "device"} <= written["environment"].keys()
+    assert written["environment"]["versions"]["PyTorch"] == "2.13.0"
+    assert [line["met"] for line in written["rows"]] == [True, None, None]
+    assert written["measurements"][1]["images_per_second"] == pytest.approx(4 / 0.15)
+    text = (tmp_path / "benchmark.md").read_text()
+    for part in (">= 10x", "15.50x", "not measured", "* deploy: no such form", "PyTorch 2.13.0", "| 5 |"):
+        assert part in text, part
+    assert (tmp_path / "benchmark.png").read_bytes().startswith(b"\x89PNG")
+    assert "15.50x" in report.text()
+
+
+# ------------------------------------------------------------------------------------------------------ the command
+@pytest.mark.slow  # five processes that load MindSpore
+def test_models_are_measured_and_written(run_cli, tmp_path):
+    folder = tmp_path / "found"
+    modes = ("--mode", "infer", "mindir-unfused", "mindir")
+    command = ("scripts/benchmark.py", "--model", "acmix_resnet_digits", *modes, "--device", "CPU", "--image-size", 32,
+               "--batch", 2, "--warmup", 1, "--repetitions", 2, "--output", folder)  # fmt: skip
+    done = run_cli(*command)
+    assert done.code == 0, done.stderr
+    assert "turn 2 of 2" in done.stdout
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+    written = json.loads((folder / "benchmark.json").read_text())
+    infer, unfused, mindir, product = written["measurements"]
+    assert (infer["form"], unfused["form"], product["source"]) == ("infer", "mindir-unfused", "gemm")
+    assert unfused["difference"] < 1e-5
+    assert infer["macs"] == count_of_digits() * 2
+    assert mindir["difference"] < 1e-5
+    for one in (infer, unfused, mindir):
+        assert len(one["turns"]) == 2
+        assert one["images_per_second"] > 0
+        assert one["peak_bytes"] > 0
+        assert 0 < one["gemm_share"]
+    assert written["environment"]["device"] == "CPU"
+    assert "MindSpore" in written["environment"]["versions"]
+    assert "acmix_resnet_digits (ours, mindir, 2x32x32)" in (folder / "benchmark.md").read_text()
+
+    again = run_cli(*command)
+    assert again.code == 2
+    assert "--force" in again.stderr
+
+
+@pytest.mark.slow  # two processes that load MindSpore, and the command's own
+def test_a_file_is_measured_at_its_own_size(run_cli, tmp_path):
+    from acmix_ms.deploy.ascend import audit
+    from models import create_model
+
+    path, folder = tmp_path / "net.mindir", tmp_path / "found"
+    net = create_model("resnet_digits", num_classes=10).set_train(False)
+    audit.write_graph(net, [ms.Tensor(np.zeros((2, 3, 32, 32), np.float32))], path)
+    done = run_cli("scripts/benchmark.py", "--file", path, "--device", "CPU", "--warmup", 1, "--repetitions", 2,
+                   "--output", folder)  # fmt: skip
+    assert done.code == 0, done.stderr
+    file, product = json.loads((folder / "benchmark.json").read_text())["measurements"]
+    assert (file["source"], file["batch"], file["image_size"]) == ("file", 2, 32)
+    assert file["images_per_second"] > 0
+    assert product["source"] == "gemm"
+    assert "takes batches of 2" in wrong("--file", path, "--batch", 3)
+    if not runtime.available("Ascend"):
+        assert "--device Ascend: MindSpore finds none here" in wrong("--file", path, "--device", "Ascend")
+
+
+def test_table5_measures_each_pair_from_files_at_the_papers_size(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    class Fake(benchmark.Session):
+        def measure(self, specs, macs=None):
+            asked.extend(specs)
+            seconds = {"acmix_pvt_tiny": 0.02, "pvt_small": 0.03, "acmix_pvt_small": 0.05}
+            return dict(measured(spec, *([seconds[spec.model]] if spec.model in seconds else [])) for spec in specs)
+
+    monkeypatch.setattr(benchmark, "Session", Fake)
+    monkeypatch.setattr(benchmark, "count_macs", lambda specs, settings: dict.fromkeys(specs, 1))
+    assert benchmark.main(["--table5", "--output", str(tmp_path)]) == 0
+    models = [spec for spec in asked if spec.source == "ours"]
+    assert [spec.model for spec in models] == ["acmix_pvt_tiny", "pvt_small", "acmix_pvt_small", "pvt_large"]
+    assert {(spec.form, spec.batch, spec.image_size) for spec in models} == {("mindir", 1, 576)}
+    first, second = next(iter(json.loads((tmp_path / "benchmark.json").read_text())["tables"].values()))
+    assert (first["ratio"], first["paper: ratio"], first["paper: FPS"]) == ("1.50", "1.35", "67.7 : 50.3")
+    assert (second["ratio"], second["plain"]) == ("-", "pvt_large")  # no seconds: it failed
+    assert "whole detectors" in capsys.readouterr().out
+
+
+def count_of_digits():
+    from acmix_ms.analysis.complexity import complexity
+    from models import create_model
+
+    return complexity(create_model("acmix_resnet_digits"), (1, 3, 32, 32)).macs()
+
+
+def test_an_unknown_model_is_one_line(run_cli, tmp_path):
+    done = run_cli("scripts/benchmark.py", "--model", "acmix_resnet51", "--output", tmp_path / "o")
+    assert done.code == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert "did you mean 'acmix_resnet50'" in done.stderr
+
+
+def test_an_absent_device_is_one_line(run_cli, tmp_path):
+    if runtime.available("Ascend"):
+        pytest.skip("this machine has an Ascend")
+    done = run_cli("scripts/benchmark.py", "--table7", "--device", "Ascend", "--output", tmp_path / "o")
+    assert done.code == 2
+    assert done.stderr.count("\n") == 1
+    assert "--device Ascend: MindSpore finds none here" in done.stderr
+
+
+def wrong(*args):
+    with pytest.raises(UserError) as caught:
+        benchmark.main([str(arg) for arg in args])
+    return str(caught.value)
+
+
+def test_mistakes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = ("--model", "resnet26")
+    assert "--model NAME, --table7" in wrong()
+    assert "--model NAME, --table7" in wrong(*model, "--table7")
+    assert "--mode trian: did you mean 'train'?" in wrong(*model, "--mode", "trian")
+    assert "--mode train: goes with --model" in wrong("--rows", "resnet50", "--mode", "train")
+    assert "--mode infer train: goes with" in wrong("--table7", "--mode", "infer", "train")
+    assert "--mode mindir infer: goes with" in wrong("--table5", "--mode", "mindir", "infer")
+    assert "files are exported as fp32" in wrong(*model, "--mode", "mindir", "--precision", "fp16")
+    assert "nowhere.mindir does not exist" in wrong("--file", tmp_path / "nowhere.mindir")
+    assert "leave out --image-size" in wrong("--file", "x.mindir", "--image-size", 64)
+    assert "--batch" in wrong(*model, "--batch", 0)
+    assert "--repetitions" in wrong(*model, "--repetitions", "many")
+    assert "--image-size 16: give at least 32" in wrong(*model, "--image-size", 16)
+    assert "--threads 4096: this process may use" in wrong(*model, "--threads", 4096)
+    assert "--device TPU" in wrong(*model, "--device", "TPU")
+    assert "--rows resnet5: did you mean 'resnet50'" in wrong("--rows", "resnet5")
+    assert "nowhere: there is no ResNet/ResNet_ImageNet.py" in wrong("--against", tmp_path / "nowhere")
+    official = ("--against", official_clone(tmp_path / "clone"))
+    assert "--model san10: the authors released no such code" in wrong(*official, "--model", "san10")
+    assert "in fp32" in wrong(*official, "--precision", "fp16")
+    assert "leave --against out" in wrong(*official, "--table7")
+    assert "leave --against out" in wrong(*official, "--table5")
+    (tmp_path / "torchless").mkdir()
+    (tmp_path / "torchless" / "torch.py").write_text("raise ImportError('No module named torch')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "torchless"))
+    absent = wrong(*official)
+    assert "No module named torch" in absent
+    assert "pip install torch" in absent
+    assert "--official-python" in absent
+    assert "cannot import PyTorch" in wrong(*official, "--official-python", tmp_path / "no-python")
+    (tmp_path / "file").write_text("")
+    assert "--output" in wrong(*model, "--output", tmp_path / "file")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_rows_without_the_official_code_say_so(tmp_path, capsys):
+    assert benchmark.main(["--rows", "resnet26-train", "--output", str(tmp_path)]) == 0
+    assert "resnet26-train: needs the official code: --against CLONE" in capsys.readouterr().out
+    assert json.loads((tmp_path / "benchmark.json").read_text())["rows"][0]["met"] is None
+
+
+def test_the_paper_prints_a_row_for_each_shift():
+    assert [label for label, _ in benchmark.TABLE7.values()] == [row.label for row in targets_of_table7()]
+    shifts = [dict(row.options).get("shift", "learned") for row in targets_of_table7()]
+    assert list(benchmark.TABLE7) == shifts
+
+
+def targets_of_table7():
+    from acmix_ms.analysis.reported import TABLE7
+
+    return TABLE7
+
+
+def test_what_cannot_be_counted_is_a_mistake_of_the_model(monkeypatch):
+    def refuse(specs, settings):
+        raise WorkerError("counting multiply-adds: the process ended")
+
+    monkeypatch.setattr(benchmark, "count_macs", refuse)
+    with pytest.raises(UserError, match="counting"):
+        benchmark.count([OURS], SETTINGS)
+    assert count_macs is not refuse
+
+
+def test_a_prediction_is_printed_and_written_as_one(tmp_path, capsys):
+    arguments = ["--predict", "ascend910", "--model", "acmix_resnet_digits", "--image-size", "32", "--batch", "2"]
+    assert benchmark.main([*arguments, "--output", str(tmp_path / "out")]) == 0
+    assert "prediction" in capsys.readouterr().out
+    assert "prediction" in (tmp_path / "out" / "predicted.txt").read_text()
+    assert "predicted_fps" in (tmp_path / "out" / "predicted.json").read_text()
+
+
+def test_predictions_that_cannot_be():
+    assert "--predict measures nothing" in wrong("--predict", "ascend910", "--table7")
+    assert "ascend910" in wrong("--predict", "ascend91")
+    assert "did you mean 'resnet50'" in wrong("--predict", "ascend910", "--model", "resnet500")
+
+
+def test_help_names_everything():
+    done = subprocess.run([sys.executable, "scripts/benchmark.py", "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0
+    for name in ("--model", "--mode", "--against", "--rows", "--table7", "--threads", "--precision"):
+        assert name in done.stdout

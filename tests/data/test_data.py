@@ -1,0 +1,220 @@
+"""Loaders: every sample once, one batch shape, order decided by seed and epoch, and folders that are wrong."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from acmix_ms.config import DataConfig
+from acmix_ms.data import create_loader
+from acmix_ms.data.digits import sample_bilinear, split_indices
+from acmix_ms.data.images import read_encoded as encoded
+from acmix_ms.data.loader import batch_indices
+from acmix_ms.errors import UserError
+from tests.helpers.tiny import make_images
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("num_samples", [1, 7, 24, 25])
+def test_evaluation_counts_each_sample_once(num_samples, size):
+    parts = [batch_indices(num_samples, 4, train=False, rank=rank, size=size) for rank in range(size)]
+    assert len({part.shape for part in parts}) == 1, "processes that disagree on the number of batches would hang"
+    seen = np.concatenate([part.ravel() for part in parts])
+    assert sorted(seen[seen >= 0]) == list(range(num_samples))
+
+
+def test_training_order_depends_on_seed_and_epoch_only():
+    first = batch_indices(50, 8, train=True, seed=1, epoch=2)
+    assert first.shape == (6, 8)  # the incomplete seventh is dropped
+    assert len(np.unique(first)) == first.size
+    assert np.array_equal(first, batch_indices(50, 8, train=True, seed=1, epoch=2))
+    assert not np.array_equal(first, batch_indices(50, 8, train=True, seed=1, epoch=3))
+    assert not np.array_equal(first, batch_indices(50, 8, train=True, seed=2, epoch=2))
+
+
+def test_two_processes_share_the_batches_of_one():
+    one = batch_indices(50, 8, train=True, seed=1)
+    two = [batch_indices(50, 4, train=True, seed=1, rank=rank, size=2) for rank in range(2)]
+    assert np.array_equal(one, np.concatenate(two, axis=1))
+
+
+def test_digits_split_is_fixed_and_stratified():
+    labels = load_digits().target
+    train, val = split_indices(labels, "train"), split_indices(labels, "val")
+    assert sorted([*train, *val]) == list(range(len(labels)))
+    assert (len(train), len(val)) == (1442, 355)
+    assert list(val[:3]) == [33, 36, 37]  # always these images
+    for label in range(10):
+        share = (labels[val] == label).sum() / (labels == label).sum()
+        assert abs(share - 0.2) < 0.01
+
+
+def test_digits_batches():
+    loader = create_loader(DataConfig(batch_size=64), "val", seed=5)
+    batches = list(loader.epoch(0))
+    assert (len(loader), loader.num_samples, loader.num_classes) == (len(batches), 355, 10)
+    assert {images.shape for images, _ in batches} == {(64, 3, 32, 32)}
+    assert {(images.dtype, labels.dtype) for images, labels in batches} == {(np.dtype("f4"), np.dtype("i4"))}
+    labels = np.concatenate([labels for _, labels in batches])
+    assert (labels >= 0).sum() == 355
+    target = load_digits().target
+    assert np.array_equal(labels[labels >= 0], target[split_indices(target, "val")])
+    images = np.concatenate([images for images, _ in batches])[labels >= 0]
+    assert np.array_equal(images[:, 0], images[:, 2])
+    assert abs(images.mean()) < 0.05
+    assert abs(images.std() - 1) < 0.05
+
+
+def test_digits_training_repeats_by_epoch_and_seed_whatever_the_batch():
+    def by_label(batch_size, epoch, seed=0, augment=True):
+        loader = create_loader(DataConfig(batch_size=batch_size, augment=augment), "train", seed=seed)
+        return np.concatenate([images for images, _ in loader.epoch(epoch)])[:1408, 0]
+
+    reference = by_label(64, epoch=1)
+    assert np.array_equal(reference, by_label(32, epoch=1))
+    assert not np.array_equal(reference, by_label(64, epoch=2))
+    assert not np.array_equal(reference, by_label(64, epoch=1, seed=1))
+    still = by_label(64, epoch=1, augment=False)
+    assert 0.05 < np.abs(reference - still).mean() < 0.8, "augmented, but still the same digits"
+
+
+def test_enlarging_is_the_usual_bilinear_resize():
+    image = np.random.default_rng(0).random((1, 8, 8)).astype(np.float32)
+    grid = (np.arange(32) + 0.5) / 4 - 0.5
+    y, x = np.meshgrid(grid, grid, indexing="ij")
+    ours = sample_bilinear(image, y[None], x[None])[0]
+    pillow = np.asarray(Image.fromarray(image[0]).resize((32, 32), Image.BILINEAR))
+    assert np.abs(ours - pillow).max() < 1e-5
+
+
+def test_too_large_a_batch_is_named():
+    with pytest.raises(UserError, match="data.batch_size=2000.*at most 1442"):
+        create_loader(DataConfig(batch_size=2000), "train")
+
+
+def test_unknown_split_and_dataset_are_named():
+    with pytest.raises(UserError, match="split='test'"):
+        create_loader(DataConfig(), "test")
+    with pytest.raises(UserError, match="data.name='cifar'"):
+        create_loader(DataConfig(name="cifar"), "val")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return make_images(tmp_path / "images")
+
+
+def image_config(folder, **kwargs):
+    return DataConfig(**{"name": "imagefolder", "path": str(folder), "batch_size": 4, "image_size": 32, **kwargs})
+
+
+def test_folder_batches(folder):
+    Image.fromarray(np.full((33, 44), 30, np.uint8)).save(folder / "val" / "cat" / "grey.png")
+    (folder / "val" / "cat" / "notes.txt").write_text("no image")
+    loader = create_loader(image_config(folder), "val")
+    assert (loader.class_names, loader.num_samples, len(loader)) == (["cat", "dog"], 7, 2)
+    batches = list(loader.epoch(0))
+    assert {images.shape for images, _ in batches} == {(4, 3, 32, 32)}
+    assert {(images.dtype, labels.dtype) for images, labels in batches} == {(np.dtype("f4"), np.dtype("i4"))}
+    labels = np.concatenate([labels for _, labels in batches])
+    assert list(labels) == [0, 0, 0, 0, 1, 1, 1, -1]
+    means = np.concatenate([images for images, _ in batches]).mean((1, 2, 3))
+    assert means[:4].max() < 0 < means[4:7].min(), "dark cats and bright dogs: images belong to their labels"
+
+
+def test_folder_shards_cover_the_split_in_equal_batches(folder):
+    parts = [list(create_loader(image_config(folder), "val", rank=rank, size=4).epoch(0)) for rank in range(4)]
+    assert {len(part) for part in parts} == {1}
+    labels = np.concatenate([labels for part in parts for _, labels in part])
+    assert sorted(labels[labels >= 0]) == [0, 0, 0, 1, 1, 1]
+
+
+def test_folder_training_repeats_by_epoch_and_seed(folder):
+    def images(epoch, seed=0):
+        loader = create_loader(image_config(folder, workers=1), "train", seed=seed)
+        return np.concatenate([images for images, _ in loader.epoch(epoch)])
+
+    assert images(0).shape == (12, 3, 32, 32)
+    assert np.array_equal(images(0), images(0))
+    assert not np.array_equal(images(0), images(1))
+    assert not np.array_equal(images(0), images(0, seed=1))
+
+
+def test_wrong_folders_are_named(folder, tmp_path):
+    def error(path, split="train"):
+        with pytest.raises(UserError) as raised:
+            create_loader(image_config(path), split)
+        return str(raised.value)
+
+    with pytest.raises(UserError, match="data.path is not set"):
+        create_loader(image_config(folder, path=None), "train")
+    assert "no such folder" in error(tmp_path / "nowhere")
+    (folder / "train" / "owl").mkdir()
+    assert "'owl' is in train/ only" in error(folder)
+    (folder / "val" / "owl").mkdir()
+    assert str(folder / "val" / "owl") in error(folder, "val")
+    shutil.rmtree(folder / "val")
+    assert "holds no folder 'val'" in error(folder)
+    (folder / "val").mkdir()
+    assert "holds no class folders" in error(folder, "val")
+
+
+def same(one, two):
+    assert len(one) == len(two)
+    for (images, labels), (images2, labels2) in zip(one, two):
+        assert np.array_equal(images, images2)
+        assert np.array_equal(labels, labels2)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("start", [0, 3, 7])
+def test_digits_start_within_an_epoch(split, start):
+    config = DataConfig(batch_size=45, mixup=0.8, cutmix=1.0, reprob=0.25)
+    whole = list(create_loader(config, split).epoch(3))
+    same(list(create_loader(config, split).epoch(3, start)), whole[start:])
+
+
+@pytest.mark.parametrize("strong", [False, True])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_folder_starts_within_an_epoch(tmp_path, monkeypatch, split, strong):
+    """Chance begins anew with each chunk, here of 2 batches: nothing before the chunk is read, it is replayed."""
+    monkeypatch.setattr("acmix_ms.data.encoded.CHUNK_IMAGES", 8)
+    folder = make_images(tmp_path / "images", train=12, val=12)
+    changes = {"auto_augment": "rand-m9-mstd0.5", "mixup": 0.8, "reprob": 0.25} if strong else {}
+    config = image_config(folder, workers=1, **changes)
+    whole = list(create_loader(config, split, seed=4).epoch(1))
+    assert len(whole) == 6
+    for start in range(7):
+        loader, read = create_loader(config, split, seed=4), []
+        counting = functools.partial(lambda read, path, **_: read.append(path) or encoded(path), read)
+        monkeypatch.setattr("acmix_ms.data.imagefolder.read_encoded", counting)
+        same(list(loader.epoch(1, start)), whole[start:])
+        replayed = start // 2 * 2 if split == "train" else start
+        assert len(read) == 4 * (6 - replayed)
+
+
+def test_folder_start_has_the_same_images_with_many_workers(tmp_path, monkeypatch):
+    monkeypatch.setattr("acmix_ms.data.encoded.CHUNK_IMAGES", 8)
+    folder = make_images(tmp_path / "images", train=12)
+    whole = [labels for _, labels in create_loader(image_config(folder, workers=3), "train").epoch(1)]
+    part = [labels for _, labels in create_loader(image_config(folder, workers=3), "train").epoch(1, 3)]
+    assert np.array_equal(whole[3:], part)
+
+
+def test_start_beyond_the_epoch_is_named():
+    with pytest.raises(ValueError, match="start=23: must be from 0 to the 22 batches"):
+        next(create_loader(DataConfig(), "train").epoch(0, 23))
+
+
+def test_chunks_differ_in_their_chance(tmp_path, monkeypatch):
+    monkeypatch.setattr("acmix_ms.data.encoded.CHUNK_IMAGES", 4)
+    folder = make_images(tmp_path / "images", classes=("one",), train=1)
+    for i in range(1, 8):
+        shutil.copy(folder / "train" / "one" / "0.png", folder / "train" / "one" / f"{i}.png")
+    first, second = (images for images, _ in create_loader(image_config(folder, workers=1), "train").epoch(0))
+    assert not np.array_equal(first, second)

@@ -1,0 +1,350 @@
+"""Optimizers, schedule, metrics, the training loop, and that a resumed run is the same run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import pytest
+
+from acmix_ms import config, runtime
+from acmix_ms.analysis import figures
+from acmix_ms.config import OptimConfig
+from acmix_ms.data import create_loader
+from acmix_ms.engine import checkpoint, logger, precision
+from acmix_ms.engine.evaluation import evaluate
+from acmix_ms.engine.metrics import Accuracy, label_rank
+from acmix_ms.engine.optim import build_optimizer, learning_rate, parameter_groups, set_learning_rate
+from acmix_ms.engine.trainer import Trainer
+from acmix_ms.errors import UserError
+from models import create_model
+from tests.helpers.tiny import TinyNet
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_schedule_values():
+    cfg = OptimConfig(lr=0.4, min_lr=0.02, epochs=10, warmup_epochs=2, warmup_start=0.25)
+
+    def rate(step):
+        return learning_rate(step, cfg, steps_per_epoch=5, global_batch=64)
+
+    assert rate(0) == pytest.approx(0.1)
+    assert rate(5) == pytest.approx(0.25)  # half of the warm-up
+    assert rate(10) == pytest.approx(0.4)
+    assert rate(30) == pytest.approx(0.21)  # half of the cosine
+    assert rate(50) == pytest.approx(0.02)
+    assert rate(11) == pytest.approx(0.02 + 0.38 * (1 + math.cos(math.pi / 40)) / 2)
+
+
+def test_rate_scales_with_the_global_batch():
+    cfg = OptimConfig(lr=5e-4, lr_reference_batch=512, epochs=1)
+    assert learning_rate(0, cfg, steps_per_epoch=10, global_batch=1024) == pytest.approx(1e-3)
+
+
+def test_no_decay_for_norms_biases_and_rates():
+    decayed, free = ({p.name for p in group["params"]} for group in parameter_groups(TinyNet(), 0.1))
+    assert decayed == {"body.0.weight", "body.3.weight", "fc.weight"}
+    assert {"rate1", "fc.bias", "body.0.bias", "body.1.gamma", "body.1.beta"} <= free
+
+
+def test_no_decay_for_position_tables():
+    net = TinyNet()
+    net.relative_position_bias_table = ms.Parameter(ms.Tensor(np.zeros((9, 2), np.float32)))
+    decayed, _ = ({p.name for p in group["params"]} for group in parameter_groups(net, 0.1))
+    assert "relative_position_bias_table" not in decayed
+
+
+def follow_the_formula(name, mode, rates, *, factor=lambda key: 1.0, **options):
+    """Steps of an optimizer beside the published update rules in NumPy; ``factor`` of the rate of each parameter."""
+    runtime.start(mode=mode)
+    net, random = TinyNet(), np.random.default_rng(0)
+    cfg = OptimConfig(name=name, lr=0.1, weight_decay=0.2, momentum=0.8, betas=[0.7, 0.95], eps=1e-3, **options)
+    optimizer = build_optimizer(net, cfg)
+    expected = {p.name: p.asnumpy().astype(np.float64) for p in optimizer.parameters}
+    assert len(expected) == 10
+    first = {key: np.zeros_like(value) for key, value in expected.items()}
+    second = {key: np.zeros_like(value) for key, value in expected.items()}
+    update = ms.jit(optimizer) if mode == "graph" else optimizer
+    for step, lr in enumerate(rates, start=1):
+        gradients = [random.standard_normal(p.shape).astype(np.float32) for p in optimizer.parameters]
+        set_learning_rate(optimizer, lr)
+        update(tuple(ms.Tensor(gradient) for gradient in gradients))
+        for parameter, g in zip(optimizer.parameters, gradients):
+            key = parameter.name
+            rate = lr * factor(key)
+            w, decay = expected[key], 0.2 if g.ndim > 1 else 0.0
+            if name == "sgd":
+                first[key] = 0.8 * first[key] + g + decay * w
+                expected[key] = w - rate * first[key]
+            else:
+                first[key] = 0.7 * first[key] + 0.3 * g
+                second[key] = 0.95 * second[key] + 0.05 * g * g
+                corrected = np.sqrt(second[key] / (1 - 0.95**step)) + 1e-3
+                expected[key] = w - rate * decay * w - rate * first[key] / (1 - 0.7**step) / corrected
+    for parameter in optimizer.parameters:
+        assert np.abs(parameter.asnumpy() - expected[parameter.name]).max() < 1e-5, parameter.name
+
+
+@pytest.mark.parametrize("mode", ["graph", "pynative"])
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_two_steps_match_the_formula(name, mode):
+    """With the rate changed in between, as the schedule does; a warm-up begins with 0."""
+    follow_the_formula(name, mode, (0.0, 0.1, 0.03))
+
+
+def test_accuracy_ignores_padding_and_counts_top5():
+    logits = np.tile(np.arange(10.0), (4, 1))  # class 9 leads, 5 to 9 are the top five
+    accuracy = Accuracy()
+    accuracy.update(logits, np.array([9, 5, 4, -1]))
+    result = accuracy.result()
+    assert (result["count"], result["top1"], result["top5"]) == (3, pytest.approx(100 / 3), pytest.approx(200 / 3))
+    log_probabilities = logits[0] - np.log(np.exp(logits[0]).sum())
+    assert result["loss"] == pytest.approx(-log_probabilities[[9, 5, 4]].mean())
+
+
+def test_a_broken_net_is_never_right():
+    labels = np.array([0, 0, 1])
+    logits = np.array([[1.0, 1.0], [np.nan, 0.0], [np.inf, 0.0]])
+    assert (label_rank(logits, labels) >= 1).all()
+
+
+def make_trainer(folder, net=None, mode="graph", **changes):
+    values = {
+        "run_dir": str(folder),
+        "data": {"batch_size": 128},
+        "optim": {"lr": 0.05, "epochs": 2, "label_smoothing": 0.1, "clip_norm": 5.0},
+        "train": {"log_every": 5},
+    }
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        values.setdefault(section, {})[name] = value
+    cfg = config.from_dict(values)
+    runtime.start("CPU", mode)
+    folder.mkdir(exist_ok=True)
+    return Trainer(net or TinyNet(), cfg, *[create_loader(cfg.data, split) for split in ("train", "val")])
+
+
+@pytest.mark.parametrize("mode", ["graph", "pynative"])
+def test_training_learns_logs_and_saves(tmp_path, mode, capsys):
+    trainer = make_trainer(tmp_path, mode=mode, optim__name="adamw", optim__lr=0.003)
+    moving = trainer.net.body[1].moving_mean.asnumpy().copy()
+    result = trainer.fit()
+    rows = list(csv.DictReader(open(tmp_path / "log.csv")))
+    columns = ["epoch", "step", "train_loss", "lr", "img_per_s", "val_loss", "val_top1", "val_top5"]
+    assert list(rows[0]) == columns
+    assert [(row["epoch"], row["step"]) for row in rows] == [("1", "11"), ("2", "22")]
+    assert float(rows[1]["train_loss"]) < float(rows[0]["train_loss"]) < 2.4
+    best = max(float(row["val_top1"]) for row in rows)
+    assert result["best_top1"] == pytest.approx(best, abs=1e-3)
+    assert best > 30
+    assert not np.array_equal(moving, trainer.net.body[1].moving_mean.asnumpy()), "batch norm saw no training"
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "best.ckpt",
+        "best.json",
+        "config.yaml",
+        "curves.png",
+        "environment.json",
+        "last.ckpt",
+        "log.csv",
+        "rates.csv",
+        "report.html",
+        "step-00000011.ckpt",
+        "step-00000022.ckpt",
+    ]
+    assert (tmp_path / "last.ckpt").samefile(tmp_path / "step-00000022.ckpt")
+    output = capsys.readouterr().out
+    assert "epoch 2/2  step 11/11  loss" in output
+    assert "ETA 0:00:00" in output
+    assert "scale" not in output
+    rates = list(csv.DictReader(open(tmp_path / "rates.csv")))
+    assert [(row["epoch"], row["layer"]) for row in rates] == [("1", ""), ("2", "")]
+    assert float(rates[1]["alpha"]) == pytest.approx(float(trainer.net.rate1.asnumpy()[0]), abs=1e-5)
+    assert rates[0]["alpha"] != rates[1]["alpha"]
+    scores = json.loads((tmp_path / "best.json").read_text())
+    assert scores["top1"] == pytest.approx(result["best_top1"])
+    assert sum(found["images"] for found in scores["classes"]) == 355
+    assert json.loads((tmp_path / "environment.json").read_text())["MindSpore"] == ms.__version__
+
+    assert config.load(tmp_path / "config.yaml").optim.lr == 0.003
+    net = TinyNet()
+    checkpoint.load_weights(net, tmp_path / "best.ckpt")
+    scores = evaluate(net, trainer.val_loader)
+    assert scores["count"] == 355
+    assert scores["top1"] == pytest.approx(result["best_top1"], abs=0.3)
+
+
+@pytest.mark.parametrize("precision", ["mixed", "fp16"])
+def test_sixteen_bits_train_under_plain_names(tmp_path, precision, capsys):
+    trainer = make_trainer(tmp_path, train__precision=precision, optim__epochs=1)
+    before = trainer.net.fc.weight.asnumpy().copy()
+    trainer.fit()
+    assert capsys.readouterr().out.count("  scale 16384  ") == 3  # steps 5, 10 and 11
+    saved = checkpoint.read(tmp_path / "last.ckpt")
+    assert saved.weights.keys() == TinyNet().parameters_dict().keys()
+    assert {value.dtype for value in saved.weights.values()} == {np.dtype("f4")}, "weights stay float32"
+    assert not np.array_equal(before, saved.weights["fc.weight"])
+    assert saved.state["scaler.scale_value"] >= 1
+    checkpoint.load_weights(TinyNet(), tmp_path / "best.ckpt")
+
+
+def test_overflow_skips_the_step_and_lowers_the_scale(tmp_path):
+    trainer = make_trainer(tmp_path, train__precision="mixed")
+    images, labels = next(trainer.train_loader.epoch(0))
+    trainer.model.set_train(True)
+    before, scale = trainer.net.fc.weight.asnumpy().copy(), float(trainer.scaler.scale_value.asnumpy())
+    _, finite = trainer.train_step(ms.Tensor(images * 1e30), ms.Tensor(labels))
+    assert not bool(finite.asnumpy())
+    assert np.array_equal(before, trainer.net.fc.weight.asnumpy())
+    assert float(trainer.scaler.scale_value.asnumpy()) == scale / 2
+    _, finite = trainer.train_step(ms.Tensor(images), ms.Tensor(labels))
+    assert bool(finite.asnumpy())
+    assert not np.array_equal(before, trainer.net.fc.weight.asnumpy())
+
+
+def test_bf16_on_cpu_is_refused(tmp_path):
+    with pytest.raises(UserError, match="train.precision=bf16.*CPU"):
+        make_trainer(tmp_path, train__precision="bf16")
+
+
+def test_bf16_is_cast_on_ascend_and_needs_no_scale():
+    precision.require_precision("bf16", "Ascend")
+    flags = {name: cell.get_flags() for name, cell in precision.cast(TinyNet(), "bf16").cells_and_names()}
+    assert flags["_backbone.body.0"]["bf16"], "the convolution"
+    assert flags["_backbone.body.1._backbone"]["fp32"], "the norm"
+    assert precision.loss_scale(precision.build_scaler("bf16")) is None
+    assert precision.loss_scale(precision.build_scaler("fp16")) == precision.FIRST_SCALE
+
+
+def test_recomputing_the_operators_changes_no_step(tmp_path):
+    losses = []
+    for recompute in (False, True):
+        runtime.start("CPU", "graph")  # the same seed
+        net = create_model("acmix_resnet_digits", num_classes=10)
+        trainer = make_trainer(tmp_path / str(recompute), net, train__recompute=recompute)
+        trainer.model.set_train(True)
+        images, labels = next(iter(trainer.train_loader.epoch(0)))
+        step = [trainer.train_step(ms.Tensor(images[:8]), ms.Tensor(labels[:8])) for _ in range(2)]
+        losses.append([float(out[0].asnumpy()) for out in step])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+
+
+def test_recomputing_without_an_operator_is_refused(tmp_path):
+    with pytest.raises(UserError, match="train.recompute=true: this model has no ACmix operator"):
+        make_trainer(tmp_path, train__recompute=True)
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"), [("weight", "the loss is nan"), ("image", "the gradients are not finite")]
+)
+def test_lost_training_stops_with_step_and_rate_and_keeps_the_checkpoint(tmp_path, broken, words):
+    trainer = make_trainer(tmp_path)
+    real = trainer.train_loader.epoch
+
+    def poisoned(epoch, start):
+        for i, (images, labels) in enumerate(real(epoch, start)):
+            if (epoch, i) == (1, 3):
+                if broken == "weight":
+                    runtime.assign(trainer.net.fc.bias, np.full(10, np.nan, np.float32))
+                else:
+                    images = images * np.float32(1e38)  # ReLU on CPU turns nan into 0: the loss stays finite
+            yield images, labels
+
+    trainer.train_loader.epoch = poisoned
+    with pytest.raises(UserError, match=rf"{words} at step 15 \(epoch 2, lr 0\.0146\)"):
+        trainer.fit()
+    saved = checkpoint.read(tmp_path / "last.ckpt")
+    assert saved.meta["epoch"] == 1
+    assert all(np.isfinite(value).all() for value in saved.weights.values())
+
+
+@pytest.mark.parametrize(("optimizer", "precision"), [("sgd", "fp32"), ("adamw", "mixed")])
+def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path, optimizer, precision):
+    command = [sys.executable, str(ROOT / "tests" / "helpers" / "resume_case.py"), str(tmp_path), optimizer, precision]
+    done = subprocess.run(command, cwd=ROOT, env=_with_root(), capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    digests = dict(line.split() for line in done.stdout.splitlines() if line.startswith(("whole ", "parts ")))
+    assert "killed" in done.stdout
+    assert digests["whole"] == digests["parts"]
+    logs = [(tmp_path / part / "log.csv").read_text().splitlines() for part in ("whole", "parts")]
+    without_speed = [[row.split(",")[:4] + row.split(",")[5:] for row in rows] for rows in logs]
+    assert without_speed[0] == without_speed[1]
+
+
+def _with_root():
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def test_resume_refuses_what_cannot_go_on(tmp_path):
+    make_trainer(tmp_path, optim__epochs=1).fit()
+    same = {"optim__epochs": 1, "train__resume": True}
+    with pytest.raises(UserError, match="optim.name: sgd -> adamw; optim.lr: 0.05 -> 0.01.*train.allow_changes=true"):
+        make_trainer(tmp_path, **same, optim__name="adamw", optim__lr=0.01)
+    with pytest.raises(UserError, match="another optim.name"):
+        make_trainer(tmp_path, **same, optim__name="adamw", train__allow_changes=True)
+    with pytest.raises(UserError, match="data.batch_size: 128 -> 64"):
+        make_trainer(tmp_path, **same, data__batch_size=64)
+    with pytest.raises(UserError, match="11 steps per epoch of 128 images, now there are 22 of 64"):
+        make_trainer(tmp_path, **same, data__batch_size=64, train__allow_changes=True)
+    with pytest.raises(UserError, match="architecture"):
+        make_trainer(tmp_path, TinyNet(width=24), **same)
+    trainer = make_trainer(tmp_path, **same, train__log_every=7, data__workers=1)  # what changes no step may change
+    assert trainer.epoch == 1
+    more = make_trainer(tmp_path, train__resume=True, optim__epochs=3, train__allow_changes=True)
+    assert more.epoch == 1
+
+
+def test_resume_without_a_checkpoint_says_so_and_starts(tmp_path, capsys):
+    assert make_trainer(tmp_path, train__resume=True).epoch == 0
+    assert "starts from the beginning" in capsys.readouterr().out
+
+
+def test_rows_of_epochs_that_no_checkpoint_has_are_dropped(tmp_path):
+    trainer = make_trainer(tmp_path)
+    trainer.fit()
+    saved = checkpoint.read(tmp_path / "last.ckpt")
+    # as if the process had died after the second row and before the second checkpoint
+    meta = {key: value for key, value in saved.meta.items() if key not in ("checksum", "format_version")}
+    (tmp_path / "step-00000022.ckpt").unlink()
+    checkpoint.save_state(tmp_path, saved.weights, saved.state, {**meta, "epoch": 1, "step": 11}, keep=2)
+    make_trainer(tmp_path, train__resume=True).fit()
+    rows = list(csv.DictReader(open(tmp_path / "log.csv")))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    rates = list(csv.DictReader(open(tmp_path / "rates.csv")))
+    assert [row["epoch"] for row in rates] == ["1", "2"]
+    assert not (tmp_path / "rates.csv.partial").exists()
+
+
+def test_rates_are_recorded_under_the_names_of_the_layers_in_any_precision(tmp_path):
+    """Casting a net puts Cells around its layers."""
+    names = []
+    for kind in ("fp32", "mixed", "fp16"):
+        net = create_model("acmix_resnet_digits", num_classes=10)
+        trainer = make_trainer(tmp_path / kind, net, train__precision=kind)
+        names.append([layer for layer, _, _ in figures.collect_rates(trainer.net)])
+    assert names[0] == ["layer1.0.conv2", "layer2.0.conv2", "layer3.0.conv2", "layer4.0.conv2"]
+    assert names[1] == names[2] == names[0]
+
+
+def test_rows_that_a_full_disk_refused_are_written_with_the_next(tmp_path, monkeypatch, capsys):
+    table = logger.Table(tmp_path / "table.csv", ("epoch", "value"), 0)
+
+    def full(path, text):
+        raise UserError(f"{path} cannot be written: No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(logger, "write_text", full)
+        table.add([{"epoch": "1", "value": "a"}])
+    assert "table.csv cannot be written: No space left on device; training goes on" in capsys.readouterr().out
+    assert not (tmp_path / "table.csv").exists()
+    table.add([{"epoch": "2", "value": "b"}])
+    assert [row["value"] for row in logger.read_table(tmp_path / "table.csv")] == ["a", "b"]
+    logger.Table(tmp_path / "table.csv", ("epoch", "value"), 0)
+    assert not (tmp_path / "table.csv").exists(), "a fresh start leaves no row of another run"
