@@ -37,6 +37,7 @@ class ModelConfig:
     num_classes: Optional[int] = _number(None, least=1)  # None: as many as the dataset has
     kwargs: dict[str, Any] = field(default_factory=dict)  # passed to create_model
     init_checkpoint: Optional[str] = None  # weights to start from instead of random ones
+    norm_eval: bool = False  # the backbone's BatchNorms keep their running statistics, as in mmdetection
     frozen_stages: int = _number(0, least=-1)  # the stem and so many stages stay as they are; 0, -1: none, nor the stem
 
 

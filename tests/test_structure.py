@@ -18,13 +18,14 @@ MAY_IMPORT = {
     "arguments": {"errors"},
     "config": {"errors"},
     "files": {"errors"},
+    "backbone": set(),
     "ops": BASE,
     "analysis": BASE | {"ops"},
     "data": BASE | {"config", "files"},
-    "engine": BASE | {"config", "files", "ops", "data", "analysis"},
+    "engine": BASE | {"config", "files", "ops", "data", "analysis", "backbone"},
     "deploy": BASE | {"config", "files", "ops", "data", "engine"},
 }
-MODELS_MAY_IMPORT = BASE | {"ops"}
+MODELS_MAY_IMPORT = BASE | {"ops", "backbone"}
 ALSO = {"pretrained.py": {"engine"}}  # reading, checking and resizing weights is written once, for fine-tuning too
 
 

@@ -178,10 +178,15 @@ def _averages(checkpoint: Checkpoint, path: str | os.PathLike) -> dict[str, np.n
 
 def assign_weights(net: nn.Cell, checkpoint: Checkpoint, path: str | os.PathLike) -> None:
     """Put the weights of a checkpoint that came from ``path`` into ``net``: see `load_weights`."""
-    parameters = net.parameters_dict()
+    parameters = named_parameters(net)
     _check_fit({name: tuple(p.shape) for name, p in parameters.items()}, checkpoint, path)
     for name, parameter in parameters.items():
         runtime.assign(parameter, checkpoint.weights[name])
+
+
+def named_parameters(net: nn.Cell) -> dict[str, ms.Parameter]:
+    """The parameters of a net by their place in it: a part of a larger net has the names that it has alone."""
+    return dict(net.parameters_and_names())
 
 
 def _array(value) -> np.ndarray:

@@ -73,6 +73,8 @@ class Trainer:
         self.best_top1 = -1.0
 
         finetune.freeze(net, config.model.frozen_stages)
+        if config.model.norm_eval:
+            finetune.keep_statistics(net)
         self.optimizer = build_optimizer(net, config.optim)
         self.scaler = precision.build_scaler(config.train.precision)
         if config.train.recompute:

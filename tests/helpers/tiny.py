@@ -8,11 +8,12 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from PIL import Image
 
+from acmix_ms.backbone import Backbone
 from models import registry
 from scripts.benchmark import OFFICIAL_FILES
 
 
-class TinyNet(nn.Cell):
+class TinyNet(Backbone):
     """Two convolutions, batch norms and a rate like ACmix's: every kind of parameter that is treated differently."""
 
     def __init__(self, num_classes: int = 10, width: int = 16):
