@@ -123,7 +123,7 @@ def train_apart(cfg: config.Config) -> dict:
         *_, last = csv.DictReader(file)
     result = {
         "top1": float(last["val_top1"]),  # the best epoch would be chosen on the images it is measured on
-        "best_top1": trained["best_top1"],
+        "best_top1": trained["best"].value,
         "params": trained["params"],
         "seconds": round(time.perf_counter() - start, 1),
     }

@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
 
     net = create_model(cfg.model.name, num_classes=cfg.model.num_classes, **cfg.model.kwargs)
     checkpoint.load_weights(net, best)
-    images, _ = next(create_loader(cfg.data, "val").epoch(0))
+    images = next(create_loader(cfg.data, "val").epoch(0)).images
     try:
         target = folder / f"{cfg.model.name}.mindir"
         exported = deploy.export(net, "mindir", target, image_size=cfg.data.image_size, batch=None)

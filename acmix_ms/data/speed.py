@@ -6,9 +6,7 @@ import itertools
 import time
 from collections.abc import Iterator
 
-import numpy as np
-
-from acmix_ms.data.loader import Loader
+from acmix_ms.data.loader import Batch, Loader
 
 TURN_SECONDS = 2.0  # a turn has as many batches as it takes to fill this
 
@@ -28,6 +26,6 @@ def measure(loader: Loader, *, warmup: int, repetitions: int) -> list[tuple[int,
     return turns
 
 
-def _endless(loader: Loader) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _endless(loader: Loader) -> Iterator[Batch]:
     for epoch in itertools.count():
         yield from loader.epoch(epoch)

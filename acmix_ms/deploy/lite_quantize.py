@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from acmix_ms.data.loader import Batch
 from acmix_ms.deploy.lite import Lite
 from acmix_ms.errors import UserError
 
@@ -26,10 +27,10 @@ class Row(NamedTuple):
     agreement: float
 
 
-def collect(batches: Iterable[tuple[np.ndarray, np.ndarray]], count: int) -> tuple[np.ndarray, np.ndarray]:
+def collect(batches: Iterable[Batch], count: int) -> tuple[np.ndarray, np.ndarray]:
     """The first ``count`` images of a loader's epoch that count, and their labels."""
     images, labels, found = [], [], 0
-    for batch, classes in batches:
+    for batch, (classes,), _ in batches:
         images.append(batch[classes >= 0])
         labels.append(classes[classes >= 0])
         found += len(labels[-1])

@@ -144,7 +144,7 @@ class Ours(Job):
 
         def step() -> float:
             set_learning_rate(trainer.optimizer, LEARNING_RATE)
-            loss, finite = trainer.train_step(self.images, self.labels)
+            loss, _, finite = trainer.train_step(self.images, self.labels)
             return loss.asnumpy(), finite.asnumpy()
 
         self.step, self.forward = step, None

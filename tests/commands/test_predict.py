@@ -73,7 +73,7 @@ def test_pictures_are_prepared_as_the_loader_prepares_them(tmp_path):
     data = config.DataConfig(
         name="imagefolder", path=str(images), batch_size=8, image_size=24, eval_crop_ratio=0.8, interpolation="bicubic"
     )
-    loaded, _ = next(iter(create_loader(data, "val").epoch(0)))
+    loaded = next(create_loader(data, "val").epoch(0)).images
     read = [preprocess_of(data).read(file) for file in prediction.find_images([images / "val"])]
     assert np.array_equal(loaded, np.stack(read))
 

@@ -288,7 +288,7 @@ def test_images_are_prepared_as_the_loaders_prepare_them(tmp_path, interpolation
             picture.save(tmp_path / split / name / "image.png", exif=exif)
     config = DataConfig(name="imagefolder", path=str(tmp_path), batch_size=2, image_size=112, workers=1)
     config = dataclasses.replace(config, interpolation=interpolation)
-    loaded, _ = next(create_loader(config, "val").epoch(0))
+    loaded = next(create_loader(config, "val").epoch(0)).images
     preprocess = {"resize": 128, "crop": 112, "interpolation": interpolation, "scale": 1 / 255}
     preprocess.update(mean=list(IMAGENET_MEAN), std=list(IMAGENET_STD))
     for name, image in zip("ab", loaded):
