@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from acmix_ms.errors import UserError, closest
+from acmix_ms.files import write_text
 
 
 def _choice(default: str, *choices: str) -> Any:
@@ -177,7 +178,7 @@ def from_dict(values: Union[dict, DictConfig]) -> Config:
 
 def dump(config: Config, path: Union[str, os.PathLike]) -> None:
     """Write the whole configuration as YAML that `load` reads back."""
-    Path(path).write_text(to_yaml(config), encoding="utf-8")
+    write_text(path, to_yaml(config))
 
 
 def to_yaml(config: Config) -> str:

@@ -19,7 +19,7 @@ from acmix_ms.arguments import ArgumentParser, positive_int
 from acmix_ms.deploy import check_output, lite, lite_quantize
 from acmix_ms.deploy.description import beside
 from acmix_ms.errors import UserError, run_cli
-from acmix_ms.files import write_text
+from acmix_ms.files import read_json, write_text
 
 
 def write_description(source: Path, output: Path) -> None:
@@ -27,7 +27,7 @@ def write_description(source: Path, output: Path) -> None:
     given, written = beside(source), beside(output)
     if given.is_file():
         changed = {"format": "ms", "precision": "int8", "verified": None}
-        description = {**json.loads(given.read_text(encoding="utf-8")), **changed}
+        description = {**read_json(given, "description"), **changed}
         write_text(written, json.dumps(description, indent=1) + "\n")
         print(f"{written}: what infer_lite.py needs to know")
 

@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "errors": set(),
     "runtime": {"errors"},
     "arguments": {"errors"},
-    "config": {"errors"},
+    "config": {"errors", "files"},
     "files": {"errors"},
     "backbone": set(),
     "ops": BASE,

@@ -370,8 +370,20 @@ def test_wrong_descriptions_are_named(copied):
     described = json.loads(path.read_text())
     path.write_text(json.dumps({**described, "format_version": 9}))
     assert "has format version 9, this program reads 1: prepare the images anew" in error(copied)
-    for text in ("", "[]", "{}", path.read_text()[:-20], json.dumps({**described, "train": None}),
-                 json.dumps({**described, "more": 1})):  # fmt: skip
+    split = described["train"]
+    file, *_ = split["files"]
+    wrong = [
+        *({"format_version": version} for version in (None, "1", True, [1], 1.0)),
+        *({"train": value} for value in (None, [], 3, {**split, "files": 3}, {**split, "files": [3]})),
+        *({"train": {**split, "planned": value}} for value in (True, "1", -1, None)),
+        *({"train": {**split, "skipped": value}} for value in ([], 3, {"a": 3})),
+        *({"train": {**split, "files": [{**file, "size": value}]}} for value in ("3", -3, True, 1e9)),
+        *({"train": {**split, "files": [{**file, "name": value}]}} for value in ("../a", "/a", "", 3)),
+        *({"class_names": value} for value in ("abc", [1], {"a": 1}, None)),
+        *({"source": []}, {"more": 1}),
+    ]
+    texts = [json.dumps({**described, **values}) for values in wrong]
+    for text in ("", "[]", "{}", json.dumps(described)[:-20], "[" * 100_000, '{"train":' * 100_000, *texts):
         path.write_text(text)
         assert f"{path} is damaged" in error(copied), text
     path.unlink()
