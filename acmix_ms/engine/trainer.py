@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import itertools
 import json
 import math
 from pathlib import Path
@@ -22,7 +24,7 @@ from acmix_ms.engine.ema import WeightAverage
 from acmix_ms.engine.evaluation import build_predictor, compiled, evaluate
 from acmix_ms.engine.logger import EpochLog, Progress
 from acmix_ms.engine.losses import cross_entropy
-from acmix_ms.engine.optim import build_optimizer, learning_rate, optimizer_state, set_learning_rate
+from acmix_ms.engine.optim import build_optimizer, learning_rate, optimizer_state, set_learning_rate, total_steps
 from acmix_ms.engine.signals import Stopped, StopRequest
 from acmix_ms.errors import UserError
 from acmix_ms.files import write_text
@@ -87,8 +89,18 @@ class Trainer:
         self.train_step = self._build_train_step()
         self.predict = build_predictor(self.model)
 
+    @functools.cached_property
+    def total_steps(self) -> int:
+        """The length of the run."""
+        return total_steps(self.config.optim, len(self.train_loader))
+
+    @property
+    def epochs(self) -> int:
+        """The same in epochs; the last one may be cut short."""
+        return -(-self.total_steps // len(self.train_loader))
+
     def fit(self) -> dict:
-        """Train until ``config.optim.epochs`` epochs are done.
+        """Train until ``config.optim.epochs`` epochs, or ``config.optim.iterations`` steps, are done.
 
         Returns:
             ``best_top1`` in percent, ``epochs`` and ``steps`` done, ``img_per_s`` of the training steps.
@@ -108,7 +120,7 @@ class Trainer:
         log = EpochLog(self.run_dir, self.epoch, write=runtime.leads())
         with StopRequest() as stop, self._events() as record:
             progress = Progress(
-                epochs=config.optim.epochs,
+                epochs=self.epochs,
                 steps_per_epoch=steps,
                 images_per_step=self._global_batch(),
                 log_every=config.train.log_every,
@@ -117,7 +129,7 @@ class Trainer:
                 remedy=self.train_loader.remedy,
             )
             try:
-                for epoch in range(self.epoch, config.optim.epochs):
+                for epoch in range(self.epoch, self.epochs):
                     train_loss, lr = self._train_epoch(epoch, progress, stop)
                     progress.end_epoch(epoch + 1)
                     scores = self._validate(stop)
@@ -126,7 +138,7 @@ class Trainer:
                     log.add(
                         figures.collect_rates(self.net),
                         epoch=self.epoch,
-                        step=self.epoch * steps,
+                        step=self._steps_done(),
                         train_loss=train_loss,
                         lr=lr,
                         img_per_s=progress.images_per_second,
@@ -147,7 +159,7 @@ class Trainer:
         return {
             "best_top1": self.best_top1,
             "epochs": self.epoch,
-            "steps": self.epoch * steps,
+            "steps": self._steps_done(),
             "img_per_s": progress.images_per_second,
         }
 
@@ -156,7 +168,9 @@ class Trainer:
         self.model.set_train(True)
         steps, save_every, done = len(self.train_loader), self.config.train.save_every_steps, self.done
         skipped = 0
-        for images, labels in progress.waiting(self.train_loader.epoch(epoch, done.steps)):
+        end = min(steps, self.total_steps - epoch * steps)  # of the last epoch, where the length is given in steps
+        batches = itertools.islice(self.train_loader.epoch(epoch, done.steps), max(0, end - done.steps))
+        for images, labels in progress.waiting(batches):
             step = epoch * steps + done.steps
             lr = self._learning_rate(step)
             set_learning_rate(self.optimizer, lr)
@@ -167,10 +181,10 @@ class Trainer:
             self._stop_if_lost(loss, skipped, step, lr)
             done.add(loss, finite)
             progress.step(epoch + 1, done.steps, loss, lr)
-            if save_every and (step + 1) % save_every == 0 and done.steps < steps:
+            if save_every and (step + 1) % save_every == 0 and done.steps < end:
                 self._save()
             self._stop_if_asked(stop)
-        return done.mean_loss(), self._learning_rate(epoch * steps + steps - 1)
+        return done.mean_loss(), self._learning_rate(epoch * steps + end - 1)
 
     def _learning_rate(self, step: int) -> float:
         return learning_rate(step, self.config.optim, len(self.train_loader), self._global_batch())
@@ -198,7 +212,7 @@ class Trainer:
         with self.average.applied() if self.average else contextlib.nullcontext():
             scores = evaluate(self.model, self.val_loader, predict)
         print(
-            f"epoch {self.epoch + 1}/{self.config.optim.epochs}  validation: loss {scores['loss']:.4f}  "
+            f"epoch {self.epoch + 1}/{self.epochs}  validation: loss {scores['loss']:.4f}  "
             f"top-1 {scores['top1']:.2f} %  top-5 {scores['top5']:.2f} %  ({scores['count']} images)",
             flush=True,
         )
@@ -218,7 +232,7 @@ class Trainer:
             raise Stopped(number)
 
     def _steps_done(self) -> int:
-        return self.epoch * len(self.train_loader) + self.done.steps
+        return min(self.epoch * len(self.train_loader) + self.done.steps, self.total_steps)
 
     def _stop_if_lost(self, loss: float, skipped: int, step: int, lr: float) -> None:
         scaled = (
@@ -240,7 +254,7 @@ class Trainer:
         Without it independent kernels of the gradients run at the same time, and take twice as long.
         """
         model, optimizer, scaler, average = self.model, self.optimizer, self.scaler, self.average
-        smoothing, clip_norm = self.config.optim.label_smoothing, self.config.optim.clip_norm
+        smoothing, clip_norm = self.config.loss.label_smoothing, self.config.optim.clip_norm
 
         def forward(images, labels):
             logits = model(images).astype(ms.float32)
@@ -304,7 +318,7 @@ class Trainer:
             checkpoint.save_state(self.run_dir, weights, self._state(), meta, keep=self.config.train.keep_checkpoints)
         except UserError as error:
             self.best_top1 = best_before
-            if self.epoch == self.config.optim.epochs:
+            if self.epoch == self.epochs:
                 raise  # there is no later attempt
             print(f"warning: {error}; training goes on", flush=True)
 
