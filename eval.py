@@ -34,6 +34,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def evaluate(cfg: config.Config, path: str, averaged: bool = False) -> dict:
     """What the net in a file scores, as `evaluation.evaluate` gives it. Weights compute in float32."""
+    config.require_task(cfg, "classification")
     exported = require_checkpoint(path).suffix in deploy.SUFFIXES
     if exported and averaged:
         raise UserError(f"--weights ema: {path} has one set of weights; leave it out")

@@ -19,6 +19,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def train(cfg: config.Config) -> dict:
     """Train as ``cfg`` says; returns what `acmix_ms.engine.trainer.Trainer.fit` returns, and ``params``."""
+    config.require_task(cfg, "classification")
     if _initial(cfg):
         require_checkpoint(cfg.model.init_checkpoint)
     events.require(cfg.train.events and runtime.leads())
@@ -34,7 +35,6 @@ def _initial(cfg: config.Config) -> str | None:
 
 def _train(cfg: config.Config) -> dict:
     device = runtime.start(cfg.runtime.device, cfg.runtime.mode, cfg.seed, cfg.train.deterministic, cfg.runtime.threads)
-
     from acmix_ms.data import create_loader  # MindSpore takes seconds to import: after what may be wrong before it
     from acmix_ms.engine import finetune, parallel
     from acmix_ms.engine.trainer import Trainer

@@ -52,9 +52,10 @@ def main(argv: list[str] | None = None) -> int:
     from acmix_ms.engine import checkpoint
     from models import create_model
 
-    net = create_model(cfg.model.name, num_classes=cfg.model.num_classes, **cfg.model.kwargs)
+    loader = create_loader(cfg.data, "val")
+    net = create_model(cfg.model.name, num_classes=loader.num_classes, **cfg.model.kwargs)
     checkpoint.load_weights(net, best)
-    images = next(create_loader(cfg.data, "val").epoch(0)).images
+    images = next(loader.epoch(0)).images
     try:
         target = folder / f"{cfg.model.name}.mindir"
         exported = deploy.export(net, "mindir", target, image_size=cfg.data.image_size, batch=None)

@@ -71,7 +71,7 @@ class EncodedLoader(Loader):
         seed: int = 0,
     ):
         self._config, self._split = config, split
-        self._auto_augment = parse_auto_augment(config.auto_augment)
+        self._auto_augment = parse_auto_augment(config.augment.auto_augment)
         self._placeholder = _blank()
         self._unreadable: dict[int, str] = {}  # sample: why
         self._told: set[int] = set()
@@ -172,14 +172,15 @@ class EncodedLoader(Loader):
         if not self.augment:
             return [vision.Decode(), *prepare.take_middle(), *prepare.normalize()]
         interpolation, middle = getattr(vision.Inter, config.interpolation.upper()), []
-        if config.color_jitter:
-            middle.append(vision.RandomColorAdjust(*(3 * [(1 - config.color_jitter, 1 + config.color_jitter)])))
+        jitter = config.augment.color_jitter
+        if jitter:
+            middle.append(vision.RandomColorAdjust(*(3 * [(1 - jitter, 1 + jitter)])))
         if self._auto_augment:
             filling = tuple(round(255 * value) for value in prepare.mean)
             middle.append(rand_augment(self._auto_augment, interpolation, filling))
         return [
             vision.RandomCropDecodeResize(
-                config.image_size, (config.min_crop_area, 1.0), (3 / 4, 4 / 3), interpolation
+                config.image_size, (config.augment.min_crop_area, 1.0), (3 / 4, 4 / 3), interpolation
             ),
             vision.RandomHorizontalFlip(),
             *middle,

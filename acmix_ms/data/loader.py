@@ -98,11 +98,11 @@ class Loader(ABC):
         self.num_samples = num_samples
         self.batch_size = config.batch_size
         self.train = split == "train"
-        self.augment = config.augment and self.train
-        self.repeated_aug = config.repeated_aug if self.train else 1
+        self.augment = config.augment.enabled and self.train
+        self.repeated_aug = config.augment.repeated_aug if self.train else 1
         self.rank, self.size, self.seed = rank, size, seed
-        self._reprob = config.reprob if self.augment else 0.0
-        self._mixing = Mixing.of(config) if self.augment else None
+        self._reprob = config.augment.reprob if self.augment else 0.0
+        self._mixing = Mixing.of(config.augment) if self.augment else None
         self.soft_labels = self._mixing is not None
         if not 0 <= rank < size:
             raise ValueError(f"rank={rank}: must be from 0 to size - 1 = {size - 1}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import itertools
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -23,7 +25,7 @@ from acmix_ms.engine.ema import WeightAverage
 from acmix_ms.engine.evaluation import build_predictor, compiled, evaluate
 from acmix_ms.engine.logger import EpochLog, Progress, curve_names
 from acmix_ms.engine.metrics import Accuracy, Evaluator, Metric
-from acmix_ms.engine.optim import build_optimizer, learning_rate, optimizer_state, set_learning_rate
+from acmix_ms.engine.optim import build_optimizer, learning_rate, optimizer_state, set_learning_rate, total_steps
 from acmix_ms.engine.signals import Stopped, StopRequest
 from acmix_ms.engine.standing import Best, EpochSoFar
 from acmix_ms.errors import UserError
@@ -64,7 +66,7 @@ class Trainer:
         self.run_dir = Path(config.run_dir)
         self.epoch, self.done = 0, EpochSoFar()  # epochs done, and how much of the next one
         self.best: Best | None = None
-        self.loss = loss or losses.classification(config.optim.label_smoothing)
+        self.loss = loss or losses.classification(config.loss.label_smoothing)
         self.make_evaluator = make_evaluator or (lambda: Accuracy(val_loader.class_names))
 
         finetune.freeze(net, config.model.frozen_stages)
@@ -84,8 +86,18 @@ class Trainer:
         self.train_step = self._build_train_step()
         self.predict = build_predictor(self.model)
 
+    @functools.cached_property
+    def total_steps(self) -> int:
+        """The length of the run."""
+        return total_steps(self.config.optim, len(self.train_loader))
+
+    @property
+    def epochs(self) -> int:
+        """The same in epochs; the last one may be cut short."""
+        return -(-self.total_steps // len(self.train_loader))
+
     def fit(self) -> dict:
-        """Train until ``config.optim.epochs`` epochs are done.
+        """Train until ``config.optim.epochs`` epochs, or ``config.optim.iterations`` steps, are done.
 
         Returns:
             ``best`` (`Best`, None if nothing was better than nan) and ``best_told``, the same in words; ``epochs`` and
@@ -107,7 +119,7 @@ class Trainer:
         log = EpochLog(self.run_dir, metrics, self.epoch, write=runtime.leads())
         with StopRequest() as stop, self._events() as record:
             progress = Progress(
-                epochs=config.optim.epochs,
+                epochs=self.epochs,
                 steps_per_epoch=steps,
                 images_per_step=self._global_batch(),
                 log_every=config.train.log_every,
@@ -116,7 +128,7 @@ class Trainer:
                 remedy=self.train_loader.remedy,
             )
             try:
-                for epoch in range(self.epoch, config.optim.epochs):
+                for epoch in range(self.epoch, self.epochs):
                     means, lr = self._train_epoch(epoch, progress, stop)
                     progress.end_epoch(epoch + 1)
                     scores = self._validate(stop)
@@ -125,7 +137,7 @@ class Trainer:
                     log.add(
                         figures.collect_rates(self.net),
                         epoch=self.epoch,
-                        step=self.epoch * steps,
+                        step=self._steps_done(),
                         **{f"train_{name}": value for name, value in means.items()},
                         lr=lr,
                         img_per_s=progress.images_per_second,
@@ -145,7 +157,7 @@ class Trainer:
             "best": self.best,
             "best_told": self.best and metrics[0].told(self.best.value),
             "epochs": self.epoch,
-            "steps": self.epoch * steps,
+            "steps": self._steps_done(),
             "img_per_s": progress.images_per_second,
         }
 
@@ -154,7 +166,9 @@ class Trainer:
         self.model.set_train(True)
         steps, save_every, done = len(self.train_loader), self.config.train.save_every_steps, self.done
         skipped = 0
-        for images, targets, _ in progress.waiting(self.train_loader.epoch(epoch, done.steps)):
+        end = min(steps, self.total_steps - epoch * steps)  # of the last epoch, where the length is given in steps
+        batches = itertools.islice(self.train_loader.epoch(epoch, done.steps), max(0, end - done.steps))
+        for images, targets, _ in progress.waiting(batches):
             step = epoch * steps + done.steps
             lr = self._learning_rate(step)
             set_learning_rate(self.optimizer, lr)
@@ -166,10 +180,10 @@ class Trainer:
             self._stop_if_lost(loss, skipped, step, lr)
             done.add(loss, terms, finite)
             progress.step(epoch + 1, done.steps, loss, lr, terms)
-            if save_every and (step + 1) % save_every == 0 and done.steps < steps:
+            if save_every and (step + 1) % save_every == 0 and done.steps < end:
                 self._save()
             self._stop_if_asked(stop)
-        return done.means(), self._learning_rate(epoch * steps + steps - 1)
+        return done.means(), self._learning_rate(epoch * steps + end - 1)
 
     def _learning_rate(self, step: int) -> float:
         return learning_rate(step, self.config.optim, len(self.train_loader), self._global_batch())
@@ -198,8 +212,7 @@ class Trainer:
         with self.average.applied() if self.average else contextlib.nullcontext():
             scores = evaluate(self.model, self.val_loader, predict, evaluator)
         print(
-            f"epoch {self.epoch + 1}/{self.config.optim.epochs}  validation: {evaluator.told(scores)}  "
-            f"({scores['count']} images)",
+            f"epoch {self.epoch + 1}/{self.epochs}  validation: {evaluator.told(scores)}  ({scores['count']} images)",
             flush=True,
         )
         return scores
@@ -218,7 +231,7 @@ class Trainer:
             raise Stopped(number)
 
     def _steps_done(self) -> int:
-        return self.epoch * len(self.train_loader) + self.done.steps
+        return min(self.epoch * len(self.train_loader) + self.done.steps, self.total_steps)
 
     def _stop_if_lost(self, loss: float, skipped: int, step: int, lr: float) -> None:
         scaled = (
@@ -301,7 +314,7 @@ class Trainer:
         except UserError as error:
             failed = error
         if failed is not None:
-            if self.epoch == self.config.optim.epochs:
+            if self.epoch == self.epochs:
                 raise failed  # there is no later attempt
             print(f"warning: {failed}; training goes on", flush=True)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from acmix_ms.config import DataConfig
 from acmix_ms.data import create_loader
 from acmix_ms.data.augment import Mixing, RandAugment, _kinds, erase, parse_auto_augment, paste, rand_augment
 from acmix_ms.data.loader import PADDING, batch_indices
 from acmix_ms.errors import UserError
+from tests.helpers.data import data_config
 from tests.helpers.tiny import make_images
 
 FILL = (124, 116, 104)
@@ -38,7 +38,7 @@ def test_notation_of_timm():
 def test_wrong_notation_is_named(text, words):
     with pytest.raises(UserError) as raised:
         parse_auto_augment(text)
-    assert f"data.auto_augment={text!r}" in str(raised.value)
+    assert f"data.augment.auto_augment={text!r}" in str(raised.value)
     assert words in str(raised.value)
 
 
@@ -165,7 +165,7 @@ def test_pasting_nothing_and_everything():
 
 
 def loader_of(kind, folder, split="train", seed=0, **changes):
-    config = DataConfig(**{"batch_size": 4, "image_size": 32, "workers": 1, **changes})
+    config = data_config(**{"batch_size": 4, "image_size": 32, "workers": 1, **changes})
     if kind == "imagefolder":
         config.name, config.path = kind, str(folder)
     return create_loader(config, split, seed=seed)
@@ -198,8 +198,8 @@ def test_loaders_mix_and_erase_by_seed_epoch_and_batch(kind, folder):
 
 @pytest.mark.parametrize("kind", ["digits", "imagefolder"])
 def test_evaluation_and_unaugmented_training_stay_plain(kind, folder):
-    for loader in (loader_of(kind, folder, "val", **STRONG), loader_of(kind, folder, augment=False, **STRONG)):
-        plain = loader_of(kind, folder, "train" if loader.train else "val", augment=False)
+    for loader in (loader_of(kind, folder, "val", **STRONG), loader_of(kind, folder, enabled=False, **STRONG)):
+        plain = loader_of(kind, folder, "train" if loader.train else "val", enabled=False)
         assert not loader.soft_labels
         for (images, labels), (images2, labels2) in zip(loader.epoch(0), plain.epoch(0)):
             assert labels.dtype == np.int32
@@ -230,7 +230,7 @@ def test_digits_refuse_what_they_cannot_do(folder):
     for change in ({"auto_augment": "rand-m9"}, {"color_jitter": 0.4}):
         with pytest.raises(UserError, match="is for data.name=imagefolder"):
             loader_of("digits", folder, **change)
-    with pytest.raises(UserError, match="data.auto_augment='rand-x'"):
+    with pytest.raises(UserError, match="data.augment.auto_augment='rand-x'"):
         loader_of("imagefolder", folder, auto_augment="rand-x")
 
 
@@ -254,10 +254,10 @@ def test_repeated_augmentation(size):
 
 
 def test_copies_of_a_digit_are_augmented_differently():
-    loader = create_loader(DataConfig(batch_size=6, repeated_aug=3), "train", seed=2)
+    loader = create_loader(data_config(batch_size=6, repeated_aug=3), "train", seed=2)
     images, labels = next(loader.epoch(0))
     assert list(labels[:3]) == [labels[0]] * 3
     assert len({image.tobytes() for image in images}) == 6
-    plain = create_loader(DataConfig(batch_size=6), "train", seed=2)
+    plain = create_loader(data_config(batch_size=6), "train", seed=2)
     assert np.array_equal(next(plain.epoch(0))[0][0], images[0]), "the first copy is the one without repetition"
-    assert len(list(create_loader(DataConfig(batch_size=100, repeated_aug=3), "val").epoch(0))) == 4
+    assert len(list(create_loader(data_config(batch_size=100, repeated_aug=3), "val").epoch(0))) == 4

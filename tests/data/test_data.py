@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from acmix_ms.config import DataConfig
 from acmix_ms.data import create_loader
 from acmix_ms.data.digits import sample_bilinear, split_indices
 from acmix_ms.data.images import read_encoded as encoded
 from acmix_ms.data.loader import batch_indices
 from acmix_ms.errors import UserError
+from tests.helpers.data import data_config
 from tests.helpers.tiny import make_images
 
 
@@ -55,7 +55,7 @@ def test_digits_split_is_fixed_and_stratified():
 
 
 def test_digits_batches():
-    loader = create_loader(DataConfig(batch_size=64), "val", seed=5)
+    loader = create_loader(data_config(batch_size=64), "val", seed=5)
     batches = list(loader.epoch(0))
     assert (len(loader), loader.num_samples, loader.num_classes) == (len(batches), 355, 10)
     assert {images.shape for images, _ in batches} == {(64, 3, 32, 32)}
@@ -72,7 +72,7 @@ def test_digits_batches():
 
 def test_digits_training_repeats_by_epoch_and_seed_whatever_the_batch():
     def by_label(batch_size, epoch, seed=0, augment=True):
-        loader = create_loader(DataConfig(batch_size=batch_size, augment=augment), "train", seed=seed)
+        loader = create_loader(data_config(batch_size=batch_size, enabled=augment), "train", seed=seed)
         return np.concatenate([images for images, _ in loader.epoch(epoch)])[:1408, 0]
 
     reference = by_label(64, epoch=1)
@@ -94,14 +94,14 @@ def test_enlarging_is_the_usual_bilinear_resize():
 
 def test_too_large_a_batch_is_named():
     with pytest.raises(UserError, match="data.batch_size=2000.*at most 1442"):
-        create_loader(DataConfig(batch_size=2000), "train")
+        create_loader(data_config(batch_size=2000), "train")
 
 
 def test_unknown_split_and_dataset_are_named():
     with pytest.raises(UserError, match="split='test'"):
-        create_loader(DataConfig(), "test")
+        create_loader(data_config(), "test")
     with pytest.raises(UserError, match="data.name='cifar'"):
-        create_loader(DataConfig(name="cifar"), "val")
+        create_loader(data_config(name="cifar"), "val")
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def folder(tmp_path):
 
 
 def image_config(folder, **kwargs):
-    return DataConfig(**{"name": "imagefolder", "path": str(folder), "batch_size": 4, "image_size": 32, **kwargs})
+    return data_config(**{"name": "imagefolder", "path": str(folder), "batch_size": 4, "image_size": 32, **kwargs})
 
 
 def test_folder_batches(folder):
@@ -174,7 +174,7 @@ def same(one, two):
 @pytest.mark.parametrize("split", ["train", "val"])
 @pytest.mark.parametrize("start", [0, 3, 7])
 def test_digits_start_within_an_epoch(split, start):
-    config = DataConfig(batch_size=45, mixup=0.8, cutmix=1.0, reprob=0.25)
+    config = data_config(batch_size=45, mixup=0.8, cutmix=1.0, reprob=0.25)
     whole = list(create_loader(config, split).epoch(3))
     same(list(create_loader(config, split).epoch(3, start)), whole[start:])
 
@@ -208,7 +208,7 @@ def test_folder_start_has_the_same_images_with_many_workers(tmp_path, monkeypatc
 
 def test_start_beyond_the_epoch_is_named():
     with pytest.raises(ValueError, match="start=23: must be from 0 to the 22 batches"):
-        next(create_loader(DataConfig(), "train").epoch(0, 23))
+        next(create_loader(data_config(), "train").epoch(0, 23))
 
 
 def test_chunks_differ_in_their_chance(tmp_path, monkeypatch):

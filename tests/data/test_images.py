@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from acmix_ms.config import DataConfig
 from acmix_ms.data import create_loader, images
 from acmix_ms.data.images import UnreadableImageError, is_plain_jpeg, is_plain_png, read_encoded
 from acmix_ms.data.loader import PADDING
 from acmix_ms.errors import UserError
+from tests.helpers.data import data_config
 from tests.helpers.tiny import make_images
 
 RANDOM_SEED = 20220301  # of the mutations
@@ -135,7 +135,7 @@ def test_missing_file_is_refused(tmp_path):
 
 
 def config_of(folder, **changes):
-    return DataConfig(
+    return data_config(
         **{"name": "imagefolder", "path": str(folder), "batch_size": 4, "image_size": 16, "workers": 2, **changes}
     )
 
@@ -168,7 +168,7 @@ def test_evaluation_does_not_count_what_it_cannot_read(folder, capsys, kind):
 def test_training_takes_a_neighbour_instead(folder, capsys, kind):
     for name in ("cat/5.jpg", "dog/0.png"):
         (folder / "train" / name).write_bytes(BAD[kind])
-    loader = create_loader(config_of(folder, augment=False), "train")
+    loader = create_loader(config_of(folder, enabled=False), "train")
     order = loader.indices(0).ravel()
     batches = list(loader.epoch(0))
     labels, pictures = (np.concatenate(parts) for parts in zip(*[(b[1], b[0]) for b in batches]))

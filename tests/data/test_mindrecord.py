@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from acmix_ms.config import DataConfig
 from acmix_ms.data import create_loader, records
 from acmix_ms.data.images import UnreadableImageError
 from acmix_ms.data.loader import PADDING
 from acmix_ms.data.records import DESCRIPTION, INDEX, PARTIAL, UNFINISHED, Records, encoded_record
 from acmix_ms.errors import UserError
 from scripts import prepare_mindrecord
+from tests.helpers.data import data_config
 from tests.helpers.tiny import make_images
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,7 +53,7 @@ def prepare(images, output, *args):
 
 def loader_of(kind, path, split="train", *, rank=0, size=1, seed=0, **changes):
     options = {"batch_size": 4, "image_size": 32, "workers": 1, **changes}
-    return create_loader(DataConfig(name=kind, path=str(path), **options), split, rank=rank, size=size, seed=seed)
+    return create_loader(data_config(name=kind, path=str(path), **options), split, rank=rank, size=size, seed=seed)
 
 
 def same(one, two):
@@ -155,7 +155,7 @@ def test_an_epoch_can_be_entered_in_its_middle(prepared, monkeypatch, split):
 
 
 def test_many_threads_read_what_one_reads(prepared):
-    options = {"augment": False, "batch_size": 5}
+    options = {"enabled": False, "batch_size": 5}
     same(
         loader_of("mindrecord", prepared, workers=4, **options).epoch(0),
         loader_of("mindrecord", prepared, workers=1, **options).epoch(0),
@@ -203,7 +203,7 @@ def test_a_file_without_any_image_is_no_harm(tmp_path):
         (images / "train" / "cat" / name).write_bytes(b"")
     folder = prepare(images, tmp_path / "records", "--shards", 4)
     assert [file["images"] for file in json.loads((folder / DESCRIPTION).read_text())["train"]["files"]] == [3, 0, 3, 3]
-    batch = next(loader_of("mindrecord", folder, batch_size=9, augment=False).epoch(0))
+    batch = next(loader_of("mindrecord", folder, batch_size=9, enabled=False).epoch(0))
     assert sorted(batch[1]) == [0] * 3 + [1] * 6
 
 
@@ -351,7 +351,7 @@ def error(folder, split="train"):
 
 def test_missing_and_truncated_files_are_named_at_once(copied):
     with pytest.raises(UserError, match="data.path is not set"):
-        create_loader(DataConfig(name="mindrecord"), "val")
+        create_loader(data_config(name="mindrecord"), "val")
     assert "no such folder" in error(copied / "nowhere")
     path = copied / "train.mindrecord1"
     content = path.read_bytes()
@@ -409,7 +409,7 @@ def test_a_record_that_is_no_image_is_replaced_or_not_counted(copied, split, cap
     content = path.read_bytes()
     assert content.count(image) == 1
     path.write_bytes(content.replace(image, bytes(len(image))))
-    loader = loader_of("mindrecord", copied, split, augment=False)
+    loader = loader_of("mindrecord", copied, split, enabled=False)
     labels = np.concatenate([labels for _, labels in loader.epoch(0)])
     assert list(loader.unreadable) == [f"{path}, record {4 % described.files[0].images}"]
     assert "1 image could not be read" in capsys.readouterr().out

@@ -121,7 +121,8 @@ def make_trainer(folder, net=None, mode="graph", **changes):
     values = {
         "run_dir": str(folder),
         "data": {"batch_size": 128},
-        "optim": {"lr": 0.05, "epochs": 2, "label_smoothing": 0.1, "clip_norm": 5.0},
+        "optim": {"lr": 0.05, "epochs": 2, "clip_norm": 5.0},
+        "loss": {"label_smoothing": 0.1},
         "train": {"log_every": 5},
     }
     for key, value in changes.items():

@@ -25,7 +25,8 @@ def main(folder: Path, global_batch: int) -> None:
             "seed": 3,
             "model": {"name": "acmix_deit_tiny", "kwargs": SMALL},
             "data": {"batch_size": global_batch // size, "image_size": 32},
-            "optim": {"name": "adamw", "lr": 0.003, "epochs": 1, "label_smoothing": 0.1, "clip_norm": 5.0},
+            "optim": {"name": "adamw", "lr": 0.003, "epochs": 1, "clip_norm": 5.0},
+            "loss": {"label_smoothing": 0.1},
             "train": {"log_every": 10},
             "runtime": {"threads": 1},
         }
