@@ -48,7 +48,8 @@ class SteadyOutput(io.TextIOWrapper):
         if type(stream) is not io.TextIOWrapper:
             return stream
         stream.flush()
-        return cls(stream.buffer, stream.encoding, "backslashreplace", line_buffering=stream.line_buffering)
+        how = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
+        return cls(stream.buffer, stream.encoding, "backslashreplace", **how)
 
     def write(self, text: str) -> int:
         """As any stream."""

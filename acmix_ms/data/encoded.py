@@ -32,8 +32,8 @@ class EncodedLoader(Loader):
 
     A kind of storage gives `read` and `name`.
 
-    What chance does to an image is one of seed, epoch and its place in the epoch, whatever the number of threads and
-    processes. Decoding, resizing and arithmetic let other threads run, so that ``data.workers`` threads use as many
+    Crop, flip and colours of an image are one of seed, epoch and its place in the epoch, whatever the number of threads
+    and processes. Decoding, resizing and arithmetic let other threads run, so that ``data.workers`` threads use as many
     cores.
 
     Unreadable images (``data.on_error=skip``) are told at the end of the epoch. In training the next one that can be
