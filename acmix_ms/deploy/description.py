@@ -7,7 +7,7 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from acmix_ms.data.preprocess import INTERPOLATIONS, Preprocess
+from acmix_ms.data.preprocess import Preprocess
 from acmix_ms.deploy.comparison import Difference
 from acmix_ms.errors import UserError
 from acmix_ms.files import write_text
@@ -67,11 +67,7 @@ def read(path: str | os.PathLike) -> Description:
     file = beside(path)
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-        preprocess = Preprocess(
-            **{key: tuple(v) if isinstance(v, list) else v for key, v in values["preprocess"].items()}
-        )
-        if preprocess.interpolation not in INTERPOLATIONS:
-            raise ValueError(preprocess.interpolation)
+        preprocess = Preprocess.from_dict(values["preprocess"])
         classes = values["classes"]
         return Description(
             values["model"],

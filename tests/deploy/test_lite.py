@@ -1,7 +1,6 @@
 """MindSpore Lite: finding it, conversion, runs, quantisation, and the script for devices."""
 
 import ast
-import dataclasses
 import json
 import os
 import shutil
@@ -12,14 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from acmix_ms.config import DataConfig
-from acmix_ms.data import create_loader
-from acmix_ms.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from acmix_ms.deploy import lite as lite_module
 from acmix_ms.deploy import lite_config
 from acmix_ms.deploy.files import open_file
 from acmix_ms.errors import UserError
-from scripts import infer_lite, quantize_lite
+from scripts import quantize_lite
 from tests.conftest import ROOT
 
 onnx = pytest.importorskip("onnx", reason="ONNX files need the package onnx (extra export)")
@@ -275,28 +271,6 @@ def test_quantize_lite_measures_on_the_digits(lite, onnx_file, run_cli, tmp_path
 
 
 # -------------------------------------------------------------------------------------------------------- infer_lite.py
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-def test_images_are_prepared_as_the_loaders_prepare_them(tmp_path, interpolation):
-    rng = np.random.default_rng(0)
-    for split in ("train", "val"):
-        for name, size in (("a", (301, 190)), ("b", (80, 131))):
-            (tmp_path / split / name).mkdir(parents=True)
-            noise = Image.fromarray(rng.integers(0, 256, (size[1] // 2, size[0] // 2, 3), dtype=np.uint8))
-            picture = noise.resize(size, Image.BICUBIC)
-            exif = picture.getexif()
-            exif[0x0112] = 6 if name == "b" else 1  # lies on its side
-            picture.save(tmp_path / split / name / "image.png", exif=exif)
-    config = DataConfig(name="imagefolder", path=str(tmp_path), batch_size=2, image_size=112, workers=1)
-    config = dataclasses.replace(config, interpolation=interpolation)
-    loaded = next(create_loader(config, "val").epoch(0)).images
-    preprocess = {"resize": 128, "crop": 112, "interpolation": interpolation, "scale": 1 / 255}
-    preprocess.update(mean=list(IMAGENET_MEAN), std=list(IMAGENET_STD))
-    for name, image in zip("ab", loaded):
-        own = infer_lite.prepare(infer_lite.read_image(str(tmp_path / "val" / name / "image.png")), preprocess)
-        levels = np.abs(own - image) * 255 * np.reshape(IMAGENET_STD, (3, 1, 1))
-        assert levels.max() < 1.01 and levels.mean() < 0.25  # of 255
-
-
 def test_image_files_are_classified(lite, described, tmp_path):
     for name, colour in COLOURS.items():
         Image.new("RGB", (50, 40), colour).save(tmp_path / f"{name}.png")
