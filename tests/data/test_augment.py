@@ -219,16 +219,17 @@ def test_loaders_mix_and_erase_by_seed_epoch_and_batch(kind, folder):
     loader = loader_of(kind, folder, **STRONG)
     assert loader.soft_labels
     batches = list(loader.epoch(1))
-    assert {(images.shape, labels.shape) for images, (labels,), _ in batches} == {((4, 3, 32, 32), (4, loader.num_classes))}
+    shapes = {(images.shape, labels.shape) for images, (labels,), _ in batches}
+    assert shapes == {((4, 3, 32, 32), (4, loader.num_classes))}
     assert {(images.dtype, labels.dtype) for images, (labels,), _ in batches} == {(np.dtype("f4"), np.dtype("f4"))}
     again = loader_of(kind, folder, **STRONG)
     list(again.epoch(0))  # what the process did before must not matter
-    for (images, labels), (images2, labels2) in zip(batches, again.epoch(1)):
+    for (images, (labels,), _), (images2, (labels2,), _) in zip(batches, again.epoch(1)):
         assert np.array_equal(images, images2)
         assert np.array_equal(labels, labels2)
     other = next(loader_of(kind, folder, seed=1, **STRONG).epoch(1))
     assert not np.array_equal(batches[0][1], other[1])
-    assert not np.array_equal(batches[0][1].max(1), batches[1][1].max(1))
+    assert not np.array_equal(batches[0].targets[0].max(1), batches[1].targets[0].max(1))
 
 
 @pytest.mark.parametrize("kind", ["digits", "imagefolder"])
@@ -236,7 +237,7 @@ def test_evaluation_and_unaugmented_training_stay_plain(kind, folder):
     for loader in (loader_of(kind, folder, "val", **STRONG), loader_of(kind, folder, enabled=False, **STRONG)):
         plain = loader_of(kind, folder, "train" if loader.train else "val", enabled=False)
         assert not loader.soft_labels
-        for (images, labels), (images2, labels2) in zip(loader.epoch(0), plain.epoch(0)):
+        for (images, (labels,), _), (images2, (labels2,), _) in zip(loader.epoch(0), plain.epoch(0)):
             assert labels.dtype == np.int32
             assert np.array_equal(images, images2)
             assert np.array_equal(labels, labels2)

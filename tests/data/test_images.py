@@ -243,7 +243,7 @@ def test_training_takes_a_neighbour_instead(folder, capsys, kind):
     loader = create_loader(config_of(folder, enabled=False), "train")
     order = loader.indices(0).ravel()
     batches = list(loader.epoch(0))
-    labels, pictures = (np.concatenate(parts) for parts in zip(*[(b[1], b[0]) for b in batches]))
+    labels, pictures = (np.concatenate(parts) for parts in zip(*[(b.targets[0], b.images) for b in batches]))
     stands_in = np.where((order == 5) | (order == 6), 7, order)  # the first that can be read after both
     assert list(labels) == list(loader.files.labels[stands_in])
     assert np.array_equal(pictures[list(order).index(5)], pictures[list(order).index(7)])

@@ -60,7 +60,7 @@ def loader_of(kind, path, split="train", *, rank=0, size=1, seed=0, **changes):
 def same(one, two):
     one, two = list(one), list(two)
     assert len(one) == len(two) > 0
-    for (images, labels), (images2, labels2) in zip(one, two):
+    for (images, (labels,), _), (images2, (labels2,), _) in zip(one, two):
         assert np.array_equal(images, images2)
         assert np.array_equal(labels, labels2)
 
@@ -209,7 +209,7 @@ def test_a_file_without_any_image_is_no_harm(tmp_path):
     folder = prepare(images, tmp_path / "records", "--shards", 4)
     assert [file["images"] for file in json.loads((folder / DESCRIPTION).read_text())["train"]["files"]] == [3, 0, 3, 3]
     batch = next(loader_of("mindrecord", folder, batch_size=9, enabled=False).epoch(0))
-    assert sorted(batch[1]) == [0] * 3 + [1] * 6
+    assert sorted(batch.targets[0]) == [0] * 3 + [1] * 6
 
 
 def test_failing_is_a_choice(tmp_path):

@@ -79,7 +79,7 @@ def test_loader_predict_and_lite_prepare_alike(tmp_path, interpolation, method):
     data = DataConfig("imagefolder", str(folder), batch_size=7, image_size=112, interpolation=interpolation)
     data = dataclasses.replace(data, resize=method)
     loader, prepare = create_loader(data, "val"), preprocess_of(data)
-    loaded, labels = next(loader.epoch(0))
+    loaded, (labels,), _ = next(loader.epoch(0))
     assert (labels >= 0).all()
     described = json.loads(json.dumps(dataclasses.asdict(prepare)))
     for i, image in enumerate(loaded):
