@@ -24,13 +24,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from acmix_ms import runtime  # noqa: E402
-from acmix_ms.analysis import targets  # noqa: E402
-from acmix_ms.analysis.benchmark import FORMS, GEMM, RELOADED, Spec, environment, spread  # noqa: E402
-from acmix_ms.analysis.benchmark_report import FILES, Report  # noqa: E402
-from acmix_ms.analysis.worker import WorkerError  # noqa: E402
 from acmix_ms.arguments import ArgumentParser, positive_int  # noqa: E402
 from acmix_ms.errors import UserError, closest, run_cli  # noqa: E402
-from scripts.workers.session import Disagreement, Session, Settings, count_macs  # noqa: E402
+from benchmarks import targets  # noqa: E402
+from benchmarks.protocol import FORMS, GEMM, RELOADED, Spec, environment, spread  # noqa: E402
+from benchmarks.report import FILES, Report  # noqa: E402
+from benchmarks.session import Disagreement, Session, Settings, count_macs  # noqa: E402
+from benchmarks.worker import WorkerError  # noqa: E402
 
 BATCH, SIZE, SMALLEST = 4, 224, 32
 DATA = "data"  # the mode that measures no model
@@ -121,7 +121,7 @@ def check_data(args: Namespace) -> Namespace:
 def run_data(args: Namespace) -> int:
     """Print how many training images come per second, and write it as data.json."""
     from acmix_ms.data import create_loader
-    from acmix_ms.data.speed import measure
+    from benchmarks.loaders import measure
 
     data = args.loaded.data
     loader = create_loader(data, "train", seed=args.loaded.seed)

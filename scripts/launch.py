@@ -20,9 +20,10 @@ sys.path.insert(0, str(ROOT))
 
 from acmix_ms import config, runtime  # noqa: E402
 from acmix_ms.arguments import ArgumentParser, positive_int  # noqa: E402
-from acmix_ms.engine import group, run_dir  # noqa: E402
+from acmix_ms.engine import run_dir  # noqa: E402
 from acmix_ms.errors import UserError, run_cli  # noqa: E402
 from acmix_ms.files import writable_folder  # noqa: E402
+from acmix_ms.launch import group  # noqa: E402
 
 DEFAULT_PORT = 8118  # msrun's own; on one host any free port serves
 MEETING_SECONDS = 600  # how long processes wait for each other at the start

@@ -14,6 +14,7 @@ BASE = {"errors", "runtime"}
 MAY_IMPORT = {
     "__init__": {"runtime", "ops"},
     "errors": set(),
+    "machine": set(),
     "runtime": {"errors"},
     "arguments": {"errors"},
     "config": {"errors"},
@@ -21,7 +22,8 @@ MAY_IMPORT = {
     "ops": BASE,
     "analysis": BASE | {"ops"},
     "data": BASE | {"config", "files"},
-    "engine": BASE | {"config", "files", "ops", "data", "analysis"},
+    "engine": BASE | {"config", "files", "machine", "ops", "data", "analysis"},
+    "launch": BASE | {"config", "files", "engine"},
     "deploy": BASE | {"config", "files", "ops", "data", "engine"},
 }
 MODELS_MAY_IMPORT = BASE | {"ops"}

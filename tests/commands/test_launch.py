@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from acmix_ms.engine import group
 from acmix_ms.errors import UserError
+from acmix_ms.launch import group
 from scripts import launch
 from tests.helpers.launching import ENVIRONMENT, LAUNCH, ROOT, linux, log, processes, run, start, wait_for, worker
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from acmix_ms.analysis.benchmark import GEMM, Measured, Spec, ratios, spread
 from acmix_ms.analysis.reported import FIGURE4
 from acmix_ms.errors import UserError, closest
+from benchmarks.protocol import GEMM, Measured, Spec, ratios, spread
 
 BEST = ("infer", "deploy")  # forms that may stand for ours in inference
 AGREEMENT = 1e-4  # of outputs with the official code's, relative to the largest

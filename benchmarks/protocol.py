@@ -1,6 +1,6 @@
 """The protocol of a speed measurement: what is measured, in which order, and what the seconds come to.
 
-Everything that is measured lives in a process of its own (`acmix_ms.analysis.worker`), so that its peak memory is its
+Everything that is measured lives in a process of its own (`benchmarks.worker`), so that its peak memory is its
 own and no framework disturbs another. The processes take turns (A B C A B C ...), and two of them are compared turn by
 turn: what slows the machine for a while slows both, and leaves their ratio alone. Nothing here loads MindSpore, except
 `gemm_step`, which runs in such a process.
@@ -13,11 +13,11 @@ import platform
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
 
 import numpy as np
 
 from acmix_ms import runtime
+from acmix_ms.machine import cpu_model, versions
 
 FORMS = ("infer", "deploy", "mindir", "mindir-unfused", "train")
 RELOADED = ("mindir", "mindir-unfused")  # forms that run from a file
@@ -228,26 +228,6 @@ def gemm_step(size: int = GEMM_SIZE) -> tuple[Callable[[], object], float]:
         return product(left, right)[0, 0].asnumpy()
 
     return step, 2.0 * size**3
-
-
-def versions() -> dict[str, str]:
-    """Of what our processes compute with."""
-    found = {"Python": platform.python_version(), "NumPy": np.__version__}
-    for name, package in (("MindSpore", "mindspore"), ("mindcv", "mindcv")):
-        try:
-            found[name] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def cpu_model() -> str:
-    """As the system calls it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def environment(*, threads: int, precision: str) -> dict:

@@ -13,17 +13,16 @@ import numpy as np
 import pytest
 
 from acmix_ms import runtime
-from acmix_ms.analysis import targets
-from acmix_ms.analysis.benchmark import GEMM, Measured, Spec, Timing, environment, interleave, ratios
-from acmix_ms.analysis.benchmark_report import FILES, Report
-from acmix_ms.analysis.worker import WorkerError
 from acmix_ms.errors import UserError
+from benchmarks import targets
+from benchmarks.protocol import GEMM, Measured, Spec, Timing, environment, interleave, ratios
+from benchmarks.report import FILES, Report
+from benchmarks.session import Settings, count_macs
+from benchmarks.worker import WorkerError
 from scripts import benchmark
-from scripts.workers.session import Settings, count_macs
 from tests.helpers.tiny import official_clone
 
 ROOT = Path(__file__).resolve().parents[2]
-WORKERS = ROOT / "scripts" / "workers"
 OFFICIAL, OURS = Spec("acmix_resnet50", source="official"), Spec("acmix_resnet50")
 SETTINGS = Settings("CPU", 1, "fp32", warmup=1, repetitions=2)
 

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from acmix_ms.config import DataConfig
-from acmix_ms.data import create_loader, speed
+from acmix_ms.data import create_loader
 from acmix_ms.data.loader import Loader
 from acmix_ms.engine import logger
 from acmix_ms.engine.logger import Progress
 from acmix_ms.errors import UserError
+from benchmarks import loaders
 from scripts import benchmark
 from tests.engine.test_engine import make_trainer
 from tests.helpers.tiny import make_images
@@ -110,14 +111,14 @@ class Clocked(Loader):
 
 
 def test_turns_begin_after_the_warm_up_and_go_through_the_epochs(clock, monkeypatch):
-    monkeypatch.setattr(speed, "TURN_SECONDS", 1.8)
+    monkeypatch.setattr(loaders, "TURN_SECONDS", 1.8)
     loader = Clocked(clock)
-    assert speed.measure(loader, warmup=2, repetitions=3) == [(16, 2.0)] * 3
+    assert loaders.measure(loader, warmup=2, repetitions=3) == [(16, 2.0)] * 3
     assert loader.epochs == [0, 1, 2, 3, 4]
 
 
 def test_the_loader_alone_is_measured_and_written(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(speed, "TURN_SECONDS", 0.01)
+    monkeypatch.setattr(loaders, "TURN_SECONDS", 0.01)
     images = make_images(tmp_path / "images")
     command = ["--mode", "data", "--config", DIGITS, "data.name=imagefolder", f"data.path={images}",
                "data.batch_size=4", "--repetitions", "3", "--warmup", "1", "--output", str(tmp_path / "o")]  # fmt: skip

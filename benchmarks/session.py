@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from acmix_ms import runtime
-from acmix_ms.analysis.benchmark import RELOADED, Measured, Spec, interleave
-from acmix_ms.analysis.targets import AGREEMENT, DEPLOY_AGREEMENT
-from acmix_ms.analysis.worker import Worker, WorkerError
+from benchmarks.protocol import RELOADED, Measured, Spec, interleave
+from benchmarks.targets import AGREEMENT, DEPLOY_AGREEMENT
+from benchmarks.worker import Worker, WorkerError
 
-FOLDER = Path(__file__).resolve().parent
+FOLDER = Path(__file__).resolve().parent / "workers"
 CLASSES = 1000
 SECOND_LOSS = 10 * AGREEMENT  # AdamW's first step divides small gradients by their own size: rounding shows
 

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from acmix_ms import runtime
-from acmix_ms.analysis.benchmark import Spec
-from acmix_ms.analysis.worker import Worker, WorkerError
-from scripts.workers.session import Disagreement, Session, Settings
+from benchmarks.protocol import Spec
+from benchmarks.session import Disagreement, Session, Settings
+from benchmarks.worker import Worker, WorkerError
 from tests.helpers.tiny import TinyNet, official_clone, register
 
-WORKERS = Path(__file__).resolve().parents[2] / "scripts" / "workers"
+WORKERS = Path(__file__).resolve().parents[2] / "benchmarks" / "workers"
 SETTINGS = Settings("CPU", 1, "fp32", warmup=1, repetitions=2)
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from acmix_ms.analysis.benchmark import Measured
 from acmix_ms.analysis.figures import BLUE, ORANGE, PURPLE, STYLE, VERMILION, _save
-from acmix_ms.analysis.targets import Result
+from benchmarks.protocol import Measured
+from benchmarks.targets import Result
 
 FILES = ("benchmark.json", "benchmark.md", "benchmark.png")
 COLOURS = {"ours": BLUE, "official": VERMILION, "compiled": ORANGE, "mindcv": PURPLE, "file": BLUE}
@@ -28,7 +28,7 @@ class Report:
 
     Args:
         folder: gets ``benchmark.json``, ``benchmark.md`` and ``benchmark.png``.
-        environment: from `benchmark.environment`.
+        environment: from `protocol.environment`.
         protocol: warm-up, repetitions and the like.
     """
 

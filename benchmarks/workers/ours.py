@@ -12,8 +12,9 @@ import numpy as np  # noqa: E402
 from serve import Job, Refusal, forget_peak, serve, use_cores  # noqa: E402
 
 from acmix_ms import config, runtime  # noqa: E402
-from acmix_ms.analysis.benchmark import RELOADED, gemm_step, versions  # noqa: E402
 from acmix_ms.errors import UserError  # noqa: E402
+from acmix_ms.machine import versions  # noqa: E402
+from benchmarks.protocol import RELOADED, gemm_step  # noqa: E402
 
 LEARNING_RATE, WEIGHT_DECAY = 1e-4, 0.05  # of AdamW; the official side has the same
 
@@ -48,7 +49,7 @@ class Ours(Job):
             self.device = runtime.start(device, mode="graph", seed=0, threads=threads)
 
     def build(self, *, device: str, threads: int, source: str, **spec) -> dict:
-        """Build what the specification says; see `benchmark.Spec` for the fields."""
+        """Build what the specification says; see `protocol.Spec` for the fields."""
         self.start(device, threads, source)
         if source == "gemm":
             self.step, flops = gemm_step()
