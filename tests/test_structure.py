@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "analysis": BASE | {"ops"},
     "data": BASE | {"config", "files"},
     "engine": BASE | {"config", "files", "machine", "ops", "data", "analysis"},
-    "launch": BASE | {"config", "files", "engine"},
+    "launch": BASE | {"config", "engine"},
     "deploy": BASE | {"config", "files", "ops", "data", "engine"},
 }
 MODELS_MAY_IMPORT = BASE | {"ops"}
