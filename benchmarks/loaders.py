@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import json
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 
+from acmix_ms.config import DataConfig
 from acmix_ms.data.loader import Loader
+from benchmarks.protocol import environment, spread
 
+FILE = "data.json"
 TURN_SECONDS = 2.0  # a turn has as many batches as it takes to fill this
 
 
@@ -31,3 +37,25 @@ def measure(loader: Loader, *, warmup: int, repetitions: int) -> list[tuple[int,
 def _endless(loader: Loader) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     for epoch in itertools.count():
         yield from loader.epoch(epoch)
+
+
+def run(loader: Loader, data: DataConfig, folder: Path, *, warmup: int, repetitions: int) -> None:
+    """Print how many training images come per second, and write it as `FILE` into ``folder``."""
+    what = f"data.name={data.name} data.batch_size={data.batch_size} data.image_size={data.image_size}"
+    print(f"{what} data.workers={data.workers}: {loader.num_samples:,} images", flush=True)
+    turns = measure(loader, warmup=warmup, repetitions=repetitions)
+    images, seconds = (sum(column) for column in zip(*turns))
+    rates = [count / duration for count, duration in turns]
+    found = {
+        "environment": environment(),
+        "protocol": {"warmup": warmup, "repetitions": repetitions},
+        "data": asdict(data),
+        "images": images,
+        "seconds": seconds,
+        "images_per_second": images / seconds,
+        "turns": rates,
+        **spread(rates),
+    }
+    (folder / FILE).write_text(json.dumps(found, indent=2), encoding="utf-8")
+    print(f"{images / seconds:.0f} img/s ({min(rates):.0f} to {max(rates):.0f} in {len(rates)} turns)")
+    print(folder / FILE)

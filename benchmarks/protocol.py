@@ -19,6 +19,7 @@ import numpy as np
 from acmix_ms import runtime
 from acmix_ms.machine import cpu_model, versions
 
+BATCH, SIZE = 4, 224  # unless the command or a row says otherwise
 FORMS = ("infer", "deploy", "mindir", "mindir-unfused", "train")
 RELOADED = ("mindir", "mindir-unfused")  # forms that run from a file
 SOURCES = ("ours", "official", "compiled", "mindcv", "file", "gemm")
@@ -37,20 +38,27 @@ class Spec:
         model: name in the zoo (also for the official code), or path of a file; empty for the matrix product.
         form: ``"infer"`` (the net as trained, in graph mode), ``"deploy"`` (fused for inference), ``"mindir"``
             (fused, exported, loaded again), ``"mindir-unfused"`` (the same without fusing) or ``"train"`` (forward,
-            backward, AdamW).
+            backward, AdamW); of a file its format: ``"mindir"``, ``"onnx"`` or ``"ms"``.
         source: ``"ours"``, ``"official"`` (the authors' PyTorch code, eager), ``"compiled"`` (the same under
-            torch.compile), ``"mindcv"``, ``"file"`` (a MINDIR that is there already) or ``"gemm"`` (one large float32
+            torch.compile), ``"mindcv"``, ``"file"`` (one that is there already) or ``"gemm"`` (one large float32
             matrix product by MindSpore).
-        batch, image_size: of the input (batch, 3, image_size, image_size).
+        batch: images at once.
+        image_size: side of the images in pixels, or height and width.
         options: keyword arguments of the model, as (name, value) pairs.
     """
 
     model: str
     form: str = "infer"
     source: str = "ours"
-    batch: int = 4
-    image_size: int = 224
+    batch: int = BATCH
+    image_size: int | tuple[int, int] = SIZE
     options: tuple[tuple[str, object], ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Of the input: (B, 3, H, W)."""
+        sides = (self.image_size,) * 2 if isinstance(self.image_size, int) else self.image_size
+        return self.batch, 3, *sides
 
     @property
     def label(self) -> str:
@@ -59,7 +67,8 @@ class Spec:
             return f"matrix product {GEMM_SIZE}x{GEMM_SIZE}x{GEMM_SIZE}"
         name = " ".join([self.model, *(f"{key}={value}" for key, value in self.options)])
         source = {"official": "official, eager", "compiled": "official, torch.compile"}.get(self.source, self.source)
-        return f"{name} ({source}, {self.form}, {self.batch}x{self.image_size}x{self.image_size})"
+        batch, _, height, width = self.shape
+        return f"{name} ({source}, {self.form}, {batch}x{height}x{width})"
 
     @property
     def steps_of_forward(self) -> int:
@@ -99,7 +108,7 @@ class Measured:
     Attributes:
         spec: what was to be measured.
         timing: None when it failed.
-        peak: most memory above the imports, in bytes.
+        peak: most memory above the imports, in bytes; None where another process holds it (MindSpore Lite).
         macs: multiply-adds of one step (convention A of `complexity`).
         gemm: GFLOP/s of the matrix product measured in between.
         flops: of one step, where they are known otherwise.
@@ -230,15 +239,13 @@ def gemm_step(size: int = GEMM_SIZE) -> tuple[Callable[[], object], float]:
     return step, 2.0 * size**3
 
 
-def environment(*, threads: int, precision: str) -> dict:
-    """What a figure depends on beside the code. The processes that measure tell the device, and further versions."""
+def environment(**settings) -> dict:
+    """What a figure depends on beside the code: this machine, and ``settings`` such as threads and precision."""
     return {
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "device": None,
         "cpu": cpu_model(),
         "cores": runtime.cpu_cores(),
-        "threads": threads,
-        "precision": precision,
+        **settings,
         "system": f"{platform.system()} {platform.machine()}",
         "versions": versions(),
     }

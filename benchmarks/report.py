@@ -28,12 +28,12 @@ class Report:
 
     Args:
         folder: gets ``benchmark.json``, ``benchmark.md`` and ``benchmark.png``.
-        environment: from `protocol.environment`.
+        environment: from `protocol.environment`; the processes that measure tell the device, and further versions.
         protocol: warm-up, repetitions and the like.
     """
 
     def __init__(self, folder: Path, environment: dict, protocol: dict):
-        self.folder, self.environment, self.protocol = folder, environment, protocol
+        self.folder, self.environment, self.protocol = folder, {"device": None, **environment}, protocol
         self.sessions: dict[str, list[Measured]] = {}
         self.results: list[Result] = []
         self.tables: dict[str, tuple[Sequence[str], list[Sequence[str]]]] = {}  # by title: header and rows
