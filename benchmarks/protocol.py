@@ -22,7 +22,6 @@ from acmix_ms.machine import cpu_model, versions
 BATCH, SIZE = 4, 224  # unless the command or a row says otherwise
 FORMS = ("infer", "deploy", "mindir", "mindir-unfused", "train")
 RELOADED = ("mindir", "mindir-unfused")  # forms that run from a file
-SOURCES = ("ours", "official", "compiled", "mindcv", "file", "gemm")
 GEMM_SIZE = 2048  # 17 GFLOP: large enough to reach the rate that this machine's kernel can reach
 TURN_SECONDS = 0.5  # a turn has as many steps as fit in about this; its time is their median
 MOST_STEPS = 20  # in a turn

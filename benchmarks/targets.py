@@ -19,7 +19,6 @@ from benchmarks.protocol import GEMM, SIZE, Measured, Spec, ratios, spread
 BEST = ("infer", "deploy")  # forms that may stand for ours in inference
 AGREEMENT = 1e-4  # of outputs with the official code's, relative to the largest
 DEPLOY_AGREEMENT = 1e-5  # of the deploy form with the form that was trained
-MEASURES = ("faster", "memory", "cost", "share")
 
 
 @dataclass(frozen=True)
