@@ -69,7 +69,7 @@ def measure(
                 raise UserError(f"{source} in {precision} gives numbers that are not finite")
             given = logits.argmax(1)
             expected = given if expected is None else expected
-            latency = lite.latency_ms(path, images[:1], repeats=repeats, threads=1)
+            latency = 1e3 * float(np.median(lite.seconds(path, images[:1], repeats, threads=1)))
             shares = float(np.mean(given == labels)), float(np.mean(given == expected))
             rows.append(Row(precision, os.path.getsize(path), latency, *shares))
     return rows

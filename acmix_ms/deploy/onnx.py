@@ -60,9 +60,9 @@ def write(cell: nn.Cell, path: Path, shape: tuple[int | None, ...]) -> None:
 
 
 class Onnx(Runner):
-    """The net in an ONNX file, run by ONNX Runtime on this machine's CPU."""
+    """The net in an ONNX file, run by ONNX Runtime on this machine's CPU, by ``threads`` threads (None: its choice)."""
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike, threads: int | None = None):
         super().__init__(path)
         if missing():
             raise UserError(f"{path}: {missing()}")
@@ -71,6 +71,7 @@ class Onnx(Runner):
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # what matters is raised
+        options.intra_op_num_threads = threads or 0
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except (errors.Fail, errors.InvalidProtobuf, errors.InvalidGraph, errors.RuntimeException) as error:

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from acmix_ms import runtime
-from acmix_ms.analysis import benchmark, figures
+from acmix_ms.analysis import figures
 from acmix_ms.engine import run_dir
 from acmix_ms.engine.logger import read_table
 from acmix_ms.errors import UserError
 from acmix_ms.files import write_text
+from acmix_ms.machine import cpu_model, versions
 
 LAST_EPOCHS = 10
 # The policy makes the browser hold what the docstring promises.
@@ -45,9 +46,9 @@ def environment() -> dict[str, str]:
 
     return {
         "device": f"{ms.get_context('device_target')}, {runtime.world_size()} process(es)",
-        "CPU": f"{benchmark.cpu_model()}, {runtime.cpu_cores()} cores",
+        "CPU": f"{cpu_model()}, {runtime.cpu_cores()} cores",
         "system": f"{platform.system()} {platform.machine()}",
-        **benchmark.versions(),
+        **versions(),
     }
 
 
