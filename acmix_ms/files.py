@@ -6,6 +6,8 @@ Nothing here loads MindSpore, so that mistakes are answered at once.
 from __future__ import annotations
 
 import contextlib
+import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -52,6 +54,45 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         # As bytes, so that line ends stay as they are; names of files need not be valid text.
         partial.write_bytes(text.encode(errors="replace"))
         sync(partial)
+
+
+def parse_json(data: bytes) -> dict:
+    """A JSON object; all numbers in it are finite.
+
+    Raises:
+        ValueError: no UTF-8, no JSON, nested too deeply, NaN or infinite numbers, or something else than an object.
+    """
+    try:
+        values = json.loads(data.decode(), parse_constant=_finite, parse_float=_finite)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if not isinstance(values, dict):
+        raise ValueError("no JSON object")
+    return values
+
+
+def _finite(number: str) -> float:
+    """Python takes NaN, Infinity and 1e999 for JSON."""
+    if not math.isfinite(float(number)):
+        raise ValueError(f"it holds the number {number}")
+    return float(number)
+
+
+def read_json(path: str | os.PathLike, kind: str = "") -> dict:
+    """The JSON object in a file; what stands in it is for the caller to check.
+
+    Args:
+        kind: what messages call the file, such as ``"description"``.
+
+    Raises:
+        UserError: the file cannot be read, or holds no such thing.
+    """
+    try:
+        return parse_json(Path(path).read_bytes())
+    except OSError as error:
+        raise UserError(f"{kind} {path} cannot be read: {error.strerror}".strip()) from error
+    except ValueError as error:
+        raise UserError(f"{kind} {path} is damaged ({error}); take another copy".strip()) from error
 
 
 def require_checkpoint(path: str | os.PathLike) -> Path:
