@@ -6,6 +6,7 @@ Nothing here loads MindSpore, so that mistakes are answered at once.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -93,6 +94,22 @@ def read_json(path: str | os.PathLike, kind: str = "") -> dict:
         raise UserError(f"{kind} {path} cannot be read: {error.strerror}".strip()) from error
     except ValueError as error:
         raise UserError(f"{kind} {path} is damaged ({error}); take another copy".strip()) from error
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """The SHA-256 of a file, in hexadecimal digits.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    return digest.hexdigest()
 
 
 def require_checkpoint(path: str | os.PathLike) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from acmix_ms.data.images import UnreadableImageError, read_encoded
 from acmix_ms.errors import UserError
 
 INTERPOLATIONS = ("bilinear", "bicubic")
+LARGEST_SIDE = 16384  # pixels of a resized picture; more is a mistake
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB on the scale 0..1
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -29,6 +30,32 @@ class Preprocess:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     scale: float = 1 / 255
+
+    @classmethod
+    def from_dict(cls, values: dict) -> Preprocess:
+        """What `dataclasses.asdict` made, read again from JSON, with every value looked at.
+
+        Raises:
+            ValueError: one sentence that names the field.
+        """
+        if not isinstance(values, dict):
+            raise ValueError("no JSON object")
+        known = {field.name for field in fields(cls)}
+        for name in known.symmetric_difference(values):
+            raise ValueError(f"{name} is missing" if name in known else f"unknown key {name!r}")
+        if any(type(values[name]) is not int for name in ("resize", "crop")):
+            raise ValueError(f"resize={values['resize']!r} or crop={values['crop']!r} is no whole number")
+        if not 1 <= values["crop"] <= values["resize"] <= LARGEST_SIDE:
+            raise ValueError(f"crop={values['crop']} out of resize={values['resize']} is impossible")
+        if values["interpolation"] not in INTERPOLATIONS:
+            raise ValueError(f"interpolation={values['interpolation']!r} is none of {', '.join(INTERPOLATIONS)}")
+        for name in ("mean", "std"):
+            numbers = values[name]
+            if not isinstance(numbers, list) or len(numbers) != 3 or not all(map(_is_number, numbers)):
+                raise ValueError(f"{name}={numbers!r} is no list of 3 numbers")
+        if not _is_number(values["scale"]) or min(values["scale"], *values["std"]) <= 0:
+            raise ValueError(f"scale={values['scale']!r} or std={values['std']} is not above 0")
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 RGB of any size -> (3, crop, crop) float32."""
@@ -63,6 +90,10 @@ class Preprocess:
             return self(vision.Decode()(read_encoded(str(path))))
         except (UnreadableImageError, RuntimeError) as error:
             raise UserError(f"image {path} cannot be read ({error}): give a JPEG, PNG or the like") from error
+
+
+def _is_number(value) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e30  # nan is not
 
 
 def preprocess_of(data: DataConfig) -> Preprocess:

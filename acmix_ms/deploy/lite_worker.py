@@ -59,9 +59,10 @@ def load_converter_first():
             ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
 
 
-def shape(request):
-    """What a file takes, -1 where any size will do."""
-    return {"shape": own_shape(load(request))}
+def about(request):
+    """What a file takes, -1 where any size will do, and what it calls its outputs."""
+    model = load(request)
+    return {"shape": own_shape(model), "outputs": [output.name for output in model.get_outputs()]}
 
 
 def run(request):
@@ -78,13 +79,14 @@ def run(request):
             model, size = load(request), batch.shape
             own = fit(model, batch.shape)
         outputs.append(in_own_batches(model, own, batch))
-    np.savez(request["outputs"], **{str(number): output for number, output in enumerate(outputs)})
+    named = {f"{i}.{j}": value for i, values in enumerate(outputs) for j, value in enumerate(values)}
+    np.savez(request["outputs"], **named)
     seconds = []
     for _ in range(request["repeats"]):
         start = time.perf_counter()
         predict(model, batches[-1])
         seconds.append(time.perf_counter() - start)
-    return {"seconds": seconds}
+    return {"seconds": seconds, "outputs": len(outputs[0])}
 
 
 def load(request):
@@ -118,7 +120,7 @@ def fit(model, shape):
 
 
 def in_own_batches(model, size, batch):
-    """The output for a batch of any size. A model of a fixed size gets its own size, the last batch filled up:
+    """The outputs for a batch of any size. A model of a fixed size gets its own size, the last batch filled up:
     Lite would resize it too, but then reshapes that hold the size give wrong values without a word.
     """
     import numpy as np
@@ -127,18 +129,18 @@ def in_own_batches(model, size, batch):
     for start in range(0, len(batch), size):
         part = batch[start : start + size]
         full = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
-        outputs.append(predict(model, full)[: len(part)])
-    return np.concatenate(outputs)
+        outputs.append([value[: len(part)] for value in predict(model, full)])
+    return [np.concatenate(values) for values in zip(*outputs)]
 
 
 def predict(model, batch):
-    """One run."""
+    """All outputs of one run."""
     inputs = model.get_inputs()
     inputs[0].set_data_from_numpy(batch)
-    return model.predict(inputs)[0].get_data_to_numpy().copy()
+    return [output.get_data_to_numpy().copy() for output in model.predict(inputs)]
 
 
-JOBS = {"version": version, "convert": convert, "shape": shape, "run": run}
+JOBS = {"version": version, "convert": convert, "about": about, "run": run}
 
 
 def main():
