@@ -53,6 +53,7 @@ class DataConfig:
     min_crop_area: float = _number(0.08, above=0, most=1)  # least share of the image in a random crop
     eval_crop_ratio: float = _number(0.875, above=0, most=1)  # evaluation crops image_size out of image_size / ratio
     interpolation: str = _choice("bilinear", "bilinear", "bicubic")  # digits are bilinear
+    resize: str = _choice("pillow", "pillow", "fast")  # fast: without antialiasing
     # Training only. The names are timm's. Digits know neither auto_augment nor color_jitter.
     augment: bool = True  # false turns off all that follows but repeated_aug
     auto_augment: Optional[str] = None  # RandAugment in timm's notation, such as rand-m9-mstd0.5-inc1

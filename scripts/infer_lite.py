@@ -38,6 +38,8 @@ def read_description(path):
         classes = description.get("classes")
         if not given or preprocess["interpolation"] not in ("bilinear", "bicubic"):
             raise ValueError("preprocess")
+        if preprocess.get("resize_method", "fast") not in ("pillow", "fast"):
+            raise ValueError("resize_method")
         if not 0 < preprocess["crop"] <= preprocess["resize"]:
             raise ValueError("crop and resize")
         if classes is not None and len(classes) != description["num_classes"]:
@@ -49,6 +51,8 @@ def read_description(path):
 
 def read_image(path):
     """An image file as 8-bit RGB, upright."""
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+        raise InputError(f"{path} is no regular file")
     try:
         with Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -74,9 +78,28 @@ def eight_bits(path, image):
     return Image.fromarray((values / 257).round().astype(np.uint8))
 
 
-def resize(pixels, height, width, interpolation):
-    """(h, w, 3) in another size as MindSpore does it: read at the points, without averaging what lies between them,
-    which Pillow would do.
+def prepare(image, preprocess):
+    """What evaluation does to a picture: shorter side, middle, normalised; (3, crop, crop) float32."""
+    side, crop, interpolation = preprocess["resize"], preprocess["crop"], preprocess["interpolation"]
+    shorter = min(image.size)
+    width, height = (side if size == shorter else int(size * side / shorter) for size in image.size)
+    if preprocess.get("resize_method", "fast") == "pillow":
+        image = image.resize((width, height), Image.BILINEAR if interpolation == "bilinear" else Image.BICUBIC)
+        pixels = np.asarray(image)
+        left, top = round((width - crop) / 2), round((height - crop) / 2)
+    else:
+        pixels = sample(np.asarray(image), height, width, interpolation)
+        left, top = (width - crop) // 2, (height - crop) // 2
+    pixels = pixels[top : top + crop, left : left + crop]
+    result = np.empty((3, crop, crop), np.float32)
+    for channel, (mean, std) in enumerate(zip(preprocess["mean"], preprocess["std"])):
+        result[channel] = pixels[:, :, channel] * np.float32(preprocess["scale"] / std) - np.float32(mean / std)
+    return result
+
+
+def sample(pixels, height, width, interpolation):
+    """(h, w, 3) in another size as MindSpore does it, and as files were exported before there was "resize_method": read
+    at the points, without averaging what lies between them.
     """
     pixels = pixels.astype(np.float32)
     for axis, size in ((0, height), (1, width)):
@@ -99,18 +122,6 @@ def kernel(distance, interpolation):
     near = (1.25 * distance - 2.25) * distance**2 + 1
     far = ((-0.75 * distance + 3.75) * distance - 6) * distance + 3
     return np.where(distance <= 1, near, far)
-
-
-def prepare(image, preprocess):
-    """What training's evaluation does: shorter side, middle, normalised; (3, crop, crop) float32."""
-    side, crop = preprocess["resize"], preprocess["crop"]
-    shorter = min(image.size)
-    width, height = (side if size == shorter else int(size * side / shorter) for size in image.size)
-    pixels = resize(np.asarray(image), height, width, preprocess["interpolation"])
-    left, top = (width - crop) // 2, (height - crop) // 2
-    pixels = pixels[top : top + crop, left : left + crop]
-    normed = (pixels * preprocess["scale"] - preprocess["mean"]) / preprocess["std"]
-    return normed.transpose(2, 0, 1).astype(np.float32)
 
 
 class Model:

@@ -216,13 +216,6 @@ def _or_null(check: Callable) -> Callable:
     return lambda name, value: None if value is None else check(name, value)
 
 
-def _preprocess(name: str, value) -> Preprocess:
-    try:
-        return Preprocess.from_dict(value)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
-
-
 def _outputs(name: str, value) -> tuple[Output, ...]:
     keys = {"name": _Key(_text), "meaning": _Key(_text), "shape": _Key(_list(_or_null(_count)))}
     found = _list(lambda part, one: Output(**_object(part, one, keys)), least=1)(name, value)
@@ -266,7 +259,7 @@ _SCHEMA = {
             {"shape": _Key(_list(_or_null(_count), 4, 4)), **{key: _Key(_one_of(one)) for key, one in INPUT.items()}},
         )
     ),
-    "preprocess": _Key(_preprocess),
+    "preprocess": _Key(lambda name, value: Preprocess.from_dict(value)),
     "outputs": _Key(_outputs, CLASSIFIER),
     "postprocess": _Key(_or_null(_postprocess), None),
     "classes": _Key(_or_null(_list(_text))),

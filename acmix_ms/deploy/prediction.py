@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from acmix_ms.data.imagefolder import EXTENSIONS
+from acmix_ms.data.imagefolder import EXTENSIONS, is_image_name
 from acmix_ms.data.preprocess import Preprocess
 from acmix_ms.deploy.runner import Runner
 from acmix_ms.errors import UserError, printable
@@ -37,17 +37,19 @@ def find_images(paths: Iterable[str | os.PathLike]) -> list[Path]:
     """The files among ``paths``, and all images in the folders among them, whatever their depth.
 
     Raises:
-        UserError: a path that does not exist, or a folder without images.
+        UserError: a path that does not exist, a pipe or a device, or a folder without images.
     """
     found = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file())
+            inside = sorted(file for file in path.rglob("*") if is_image_name(file.name) and file.is_file())
             if not inside:
                 raise UserError(f"{path} has no images ({', '.join(EXTENSIONS)})")
             found += inside
         elif path.is_file():
             found.append(path)
+        elif path.exists():
+            raise UserError(f"image {path} is no regular file: give an image file, or a folder of such")
         else:
             raise UserError(f"image {path} does not exist")
     return found
