@@ -195,8 +195,9 @@ def own_words() -> Iterator[None]:
             os.dup2(terminal, 2)
             os.close(terminal)
             said.seek(0)
-            for line in () if refused else said:
-                os.write(2, line)
+            with contextlib.suppress(OSError):  # nobody listens any more
+                for line in () if refused else said:
+                    os.write(2, line)
 
 
 def assign(parameter, value) -> None:

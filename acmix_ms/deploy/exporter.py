@@ -134,7 +134,7 @@ def export(
     path = check_output(path, force=force)
     tolerance = TOLERANCES[precision] if tolerance is None else tolerance
     cell.set_train(False)
-    reference = cell if reference is None else reference
+    reference = cell if reference is None else reference.set_train(False)
     if image_size is None and not getattr(reference, "any_size", False):
         raise UserError(
             f"--image-size dynamic: a {type(reference).__name__} with attention is made for one size; give a number"
