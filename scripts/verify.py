@@ -16,9 +16,7 @@ import sys
 import zipfile
 import zlib
 from argparse import Namespace
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from acmix_ms import runtime
 from acmix_ms.arguments import ArgumentParser, positive_int
+from acmix_ms.config import DataConfig
 from acmix_ms.data.preprocess import Preprocess
 from acmix_ms.deploy import (
     TOLERANCES,
@@ -82,14 +81,20 @@ def proof(name: str, options: dict, image_size: int, backend: str | None) -> tup
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """One of two that are compared: its outputs, or those that a reference holds, and images that suit it."""
+    """One of two that are compared: its answers, and how pictures are prepared for it; or what a reference holds."""
 
     path: str
-    images: Callable[[], np.ndarray]
     answers: Runner | None = None
     prepare: Preprocess | None = None
-    held: dict[str, np.ndarray] | None = None
+    data: DataConfig | None = None
     precision: str = "fp32"
+    images: np.ndarray | None = None
+    held: dict[str, np.ndarray] | None = None
+
+    @property
+    def needs_one_size(self) -> bool:
+        """Whether it answers images of one size only."""
+        return self.answers is not None and None not in self.answers.input_shape[2:]
 
 
 def open_side(path: str) -> Side:
@@ -97,11 +102,9 @@ def open_side(path: str) -> Side:
     require_checkpoint(path)
     if Path(path).suffix == ".npz":
         held = read_reference(path)
-        images = held.pop("images")
-        return Side(path, lambda: images, held=held)
+        return Side(path, images=held.pop("images"), held=held)
     net = nets.open_net(path, Namespace(config=None, model=None, checkpoint=path, overrides=[]))
-    images = partial(samples.real_images, net.data, net.preprocess)
-    return Side(path, images, net.answers, net.preprocess, precision=net.precision)
+    return Side(path, net.answers, net.preprocess, net.data, net.precision)
 
 
 def read_reference(path: str) -> dict[str, np.ndarray]:
@@ -142,7 +145,13 @@ def pair(names: list[str], args: Namespace) -> int:
     held = [side for side in (second, first) if side.held is not None]
     if held and (files or len(held) == 2):
         raise UserError(f"{held[0].path} has images of its own: leave out --images and other references")
-    images = np.stack([second.prepare.read(file) for file in files]) if files else (held or [second])[0].images()
+    if held:
+        images = held[0].images
+    else:
+        prepare = (first if first.needs_one_size else second).prepare
+        data = second.data or first.data
+        pictures = [prepare.read(file) for file in files]
+        images = np.stack(pictures) if files else samples.real_images(data, prepare)
     for side in (first, second):
         images = images if side.answers is None else side.answers.middle(images)
     allowed = args.tolerance

@@ -83,29 +83,26 @@ class LiteFile(Runner):
         self._lite = find()
 
     @functools.cached_property
-    def _about(self) -> tuple[tuple[int | None, ...], list[str]]:
-        shape, names = self._lite.about(self.path)
-        return require_images(self.path, [shape]), names
-
-    @property
     def input_shape(self) -> tuple[int | None, ...]:
         """See `Runner`. The batch is left to the process that runs the file, which cuts it as the file needs."""
-        return None, *self._about[0][1:]
+        return None, *require_images(self.path, [self._lite.input_shape(self.path)])[1:]
 
     def own_names(self, count: int) -> Sequence[str]:
         """See `Runner`."""
-        return self._about[1]
+        return self._found
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
         """See `Runner`."""
-        return self._lite.outputs(self.path, [images])[0]
+        return self._run([images])[0]
 
     def batches(self, batches: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
         """See `Runner`; in one process."""
-        return [
-            self._named(self._checked(values, len(batch)))
-            for batch, values in zip(batches, self._lite.outputs(self.path, batches))
-        ]
+        return [self._named(self._checked(values, len(batch))) for batch, values in zip(batches, self._run(batches))]
+
+    def _run(self, batches: Sequence[np.ndarray]) -> list[tuple[np.ndarray, ...]]:
+        outputs = self._lite.outputs(self.path, batches)
+        self._found = list(outputs[0])  # Lite 2.0.0 tells the names only when it has run
+        return [tuple(found.values()) for found in outputs]
 
 
 class Lite:
@@ -197,26 +194,22 @@ class Lite:
         Raises:
             UserError: the file is missing or broken.
         """
-        return self.about(path)[0]
-
-    def about(self, path: str | os.PathLike) -> tuple[tuple[int | None, ...], list[str]]:
-        """`input_shape`, and the names of the outputs."""
-        answer = self._ask_about(path, {"job": "about", "threads": 1})
-        return tuple(None if size == -1 else size for size in answer["shape"]), answer["outputs"]
+        answer = self._ask_about(path, {"job": "shape", "threads": 1})
+        return tuple(None if size == -1 else size for size in answer["shape"])
 
     def run(
         self, path: str | os.PathLike, batches: Sequence[np.ndarray], *, threads: int | None = None
     ) -> list[np.ndarray]:
         """`outputs` of a ``.ms`` that has one."""
         outputs = self.outputs(path, batches, threads=threads)
-        if any(len(values) != 1 for values in outputs):
+        if any(len(found) != 1 for found in outputs):
             raise UserError(f"{path} has {len(outputs[0])} outputs, not one")
-        return [values[0] for values in outputs]
+        return [next(iter(found.values())) for found in outputs]
 
     def outputs(
         self, path: str | os.PathLike, batches: Sequence[np.ndarray], *, threads: int | None = None
-    ) -> list[tuple[np.ndarray, ...]]:
-        """All outputs of a ``.ms`` for batches (B, C, H, W) float32, in one process.
+    ) -> list[dict[str, np.ndarray]]:
+        """All outputs of a ``.ms``, by the names in it, for batches (B, C, H, W) float32, in one process.
 
         A file for any batch size is given them as they are, another one in batches of its own size.
 
@@ -244,7 +237,7 @@ class Lite:
             answer = self._ask_about(path, {**request, "threads": threads or runtime.cpu_cores()})
             with np.load(outputs) as arrays:
                 found = [
-                    tuple(arrays[f"{number}.{output}"] for output in range(answer["outputs"]))
+                    {name: arrays[f"{number}.{output}"] for output, name in enumerate(answer["names"])}
                     for number in range(len(batches))
                 ]
                 return found, answer["seconds"]
