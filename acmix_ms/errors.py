@@ -22,6 +22,19 @@ def closest(name: str, choices: Iterable[str], count: int = 3) -> str:
     return "choose from " + ", ".join(choices)
 
 
+def printable(text: str) -> str:
+    r"""The text as a terminal may have it: what would move the cursor, change colours or the direction of writing, and
+    bytes of file names that are no text, are written as in ``\x1b``.
+    """
+    return "".join(character if character.isprintable() else _escaped(character) for character in text)
+
+
+def _escaped(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # a byte that is no UTF-8, as Python keeps it
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape", errors="backslashreplace").decode()
+
+
 def run_cli(main: Callable[[], int | None]) -> None:
     """Run a command: a `UserError` becomes one line on stderr and exit code 2, without a traceback.
 
@@ -31,7 +44,7 @@ def run_cli(main: Callable[[], int | None]) -> None:
     try:
         sys.exit(main() or 0)
     except UserError as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        print("error: " + printable(" ".join(str(error).split())), file=sys.stderr)
         sys.exit(2)
 
 

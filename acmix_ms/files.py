@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import math
 import os
@@ -62,8 +63,30 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         sync(partial)
 
 
+def parse_json(data: bytes) -> dict:
+    """A JSON object; all numbers in it are finite.
+
+    Raises:
+        ValueError: no UTF-8, no JSON, nested too deeply, NaN or infinite numbers, or something else than an object.
+    """
+    try:
+        values = json.loads(data.decode(), parse_constant=_finite, parse_float=_finite)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if not isinstance(values, dict):
+        raise ValueError("no JSON object")
+    return values
+
+
+def _finite(number: str) -> float:
+    """Python takes NaN, Infinity and 1e999 for JSON."""
+    if not math.isfinite(float(number)):
+        raise ValueError(f"it holds the number {number}")
+    return float(number)
+
+
 def read_json(path: str | os.PathLike, kind: str = "") -> dict:
-    """The JSON object in a file; what stands in it is for the caller to check. All numbers in it are finite.
+    """The JSON object in a file; what stands in it is for the caller to check.
 
     Args:
         kind: what messages call the file, such as ``"description"``.
@@ -72,21 +95,27 @@ def read_json(path: str | os.PathLike, kind: str = "") -> dict:
         UserError: the file cannot be read, or holds no such thing.
     """
     try:
-        values = json.loads(Path(path).read_bytes().decode(), parse_constant=_finite, parse_float=_finite)
-        if not isinstance(values, dict):
-            raise ValueError("no JSON object")
-        return values
+        return parse_json(Path(path).read_bytes())
     except OSError as error:
         raise UserError(f"{kind} {path} cannot be read: {error.strerror}".strip()) from error
-    except (ValueError, RecursionError) as error:  # nested so deeply that Python ends
+    except ValueError as error:
         raise UserError(f"{kind} {path} is damaged ({error}); take another copy".strip()) from error
 
 
-def _finite(number: str) -> float:
-    """Python takes NaN, Infinity and 1e999 for JSON."""
-    if not math.isfinite(float(number)):
-        raise ValueError(f"it holds the number {number}")
-    return float(number)
+def sha256(path: str | os.PathLike) -> str:
+    """The SHA-256 of a file, in hexadecimal digits.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    return digest.hexdigest()
 
 
 def require_checkpoint(path: str | os.PathLike) -> Path:

@@ -6,7 +6,6 @@ takes it, which builds tensors and plain containers and nothing else.
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import re
 import zipfile
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from acmix_ms.errors import UserError
+from acmix_ms.files import sha256
 from models import manifest
 
 ENDINGS = (".pth", ".pt", ".npz", ".safetensors")
@@ -67,15 +67,6 @@ def require(path: Path) -> None:
         release = manifest.by_file(path)
         where = f"; download it from {release.url}" if release else ""
         raise UserError(f"--input {path} does not exist{where}")
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def check_sha256(path: Path, *, refuse: bool = True) -> str:

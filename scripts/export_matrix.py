@@ -40,7 +40,7 @@ def measure(model: str) -> dict:
             file = stem.with_name(f"{model}.{format}")
             if file.is_file():
                 about = description.read(file)
-                found[format] = {**about.verified._asdict(), "megabytes": round(file.stat().st_size / 1e6, 1)}
+                found[format] = {**about.verified.worst._asdict(), "megabytes": round(file.stat().st_size / 1e6, 1)}
                 found["image_size"] = about.preprocess.crop
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"exit {done.returncode}"]

@@ -137,6 +137,8 @@ def open_net(path: str, args: Namespace, *, mode: str = "graph") -> Opened:
         require_checkpoint(path)
         about = description.read(path)
         runtime.start("auto", mode)
+        if about.task != "classification":
+            raise UserError(f"{path} is for {about.task}: only files for classification are run here")
         return Opened(open_file(path), about.preprocess, about.classes, precision=about.precision)
     cfg, saved = read(args)
     runtime.start(cfg.runtime.device, mode, cfg.seed)

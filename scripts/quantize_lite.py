@@ -19,14 +19,14 @@ from acmix_ms.arguments import ArgumentParser, positive_int
 from acmix_ms.deploy import check_output, lite, lite_quantize
 from acmix_ms.deploy.description import beside
 from acmix_ms.errors import UserError, run_cli
-from acmix_ms.files import read_json, write_text
+from acmix_ms.files import read_json, sha256, write_text
 
 
 def write_description(source: Path, output: Path) -> None:
     """The JSON beside ``source`` as that of ``output``, of which nothing was verified; if there is one."""
     given, written = beside(source), beside(output)
     if given.is_file():
-        changed = {"format": "ms", "precision": "int8", "verified": None}
+        changed = {"format": "ms", "precision": "int8", "verified": None, "sha256": sha256(output)}
         description = {**read_json(given, "description"), **changed}
         write_text(written, json.dumps(description, indent=1) + "\n")
         print(f"{written}: what infer_lite.py needs to know")

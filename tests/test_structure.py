@@ -28,7 +28,8 @@ MAY_IMPORT = {
     "deploy": BASE | {"config", "files", "ops", "data", "engine"},
 }
 MODELS_MAY_IMPORT = BASE | {"ops", "backbone"}
-ALSO = {"pretrained.py": {"engine"}}  # reading, checking and resizing weights is written once, for fine-tuning too
+# Reading, checking and resizing weights is written once, for fine-tuning too, and so is the sum over a file.
+ALSO = {"pretrained.py": {"engine"}, "torch_files.py": {"files"}}
 
 
 def imported(source, package=""):

@@ -233,7 +233,8 @@ def plot_attention(
     columns = min(len(maps) + 1, 5)
     rows = -(-(len(maps) + 1) // columns)
     with matplotlib.rc_context({**STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(2.1 * columns, 2.35 * rows * max(0.6, height / width)), layout="constrained")
+        row = 2.1 * height / width + 0.55  # inches: an image, and two lines above it
+        figure = Figure(figsize=(2.1 * columns, row * rows), layout="constrained")
         plots = figure.subplots(rows, columns, squeeze=False).reshape(-1)
         for axes in plots:
             axes.set_axis_off()

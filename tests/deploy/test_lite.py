@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from acmix_ms.data.imagefolder import EXTENSIONS
 from acmix_ms.deploy import lite as lite_module
 from acmix_ms.deploy import lite_config
 from acmix_ms.deploy.files import open_file
 from acmix_ms.errors import UserError
-from scripts import quantize_lite
+from scripts import infer_lite, quantize_lite
 from tests.conftest import ROOT
 
 onnx = pytest.importorskip("onnx", reason="ONNX files need the package onnx (extra export)")
@@ -97,7 +98,7 @@ def test_files_for_the_old_python_are_valid_there_and_need_little(path):
     tree = ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 7))
     plain = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
     named = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    standard = {"argparse", "ctypes", "importlib.util", "json", "os", "sys", "time"}
+    standard = {"argparse", "ctypes", "hashlib", "importlib.util", "json", "os", "sys", "time"}
     assert set(plain + named) <= standard | {"numpy", "PIL", "mindspore_lite"}
 
 
@@ -286,6 +287,29 @@ def test_image_files_are_classified(lite, described, tmp_path):
     assert results[0]["top"][0]["probability"] == pytest.approx(np.exp(values[0]) / np.exp(values).sum(), abs=1e-4)
 
 
+def test_folders_are_classified_and_names_are_shown_safely(lite, described, tmp_path):
+    deeper = tmp_path / "a" / "b"
+    deeper.mkdir(parents=True)
+    for name, colour in COLOURS.items():
+        Image.new("RGB", (50, 40), colour).save(deeper / f"{name}\x1b[31m.png")
+    (deeper / "broken.png").write_text("no image")
+    (deeper / "notes.txt").write_text("no image")
+    done = infer(lite.python, "--model", described, tmp_path / "a", "--output", tmp_path / "results.json")
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "broken.png cannot be read" in done.stderr
+    assert len(done.stdout.splitlines()) == 3 and "\x1b" not in done.stdout and "blue\\x1b[31m.png" in done.stdout
+    assert len(json.loads((tmp_path / "results.json").read_text())) == 4
+    (tmp_path / "empty").mkdir()
+    refused(infer(lite.python, "--model", described, tmp_path / "empty"), "has no images")
+    assert infer_lite.ENDINGS == EXTENSIONS
+
+
+def test_a_ms_that_is_not_the_one_described_is_one_line(lite, described, tmp_path):
+    other, values = tmp_path / "other.ms", json.loads(described.with_name(f"{described.name}.json").read_text())
+    other.write_bytes(described.read_bytes())
+    other.with_name("other.ms.json").write_text(json.dumps({**values, "sha256": "0" * 64}))
+    refused(infer(lite.python, "--model", other, "image.png"), "other.ms is not the file", "copy both again")
+
+
 def test_what_cannot_be_classified_is_one_line(lite, described, tmp_path):
     text, truncated = tmp_path / "text.jpg", tmp_path / "truncated.ms"
     text.write_text("no image")
@@ -310,6 +334,11 @@ def test_a_json_that_is_missing_or_malformed_is_one_line(tmp_path, content, mess
 def test_infer_without_lite_tells_how_to_get_it(tmp_path):
     if lite_module.importlib.util.find_spec("mindspore_lite"):
         pytest.skip("this Python has mindspore_lite")
+    right = {"num_classes": 3, "classes": ["a", "b", "c"]}
+    for key, value in (("mean", [0.5]), ("std", [1, 1, 0]), ("scale", "x"), ("crop", 9), ("resize", 8.5)):
+        preprocess = {"resize": 8, "interpolation": "bilinear", "crop": 8, "scale": 1, "mean": [0] * 3, "std": [1] * 3}
+        with pytest.raises(ValueError):
+            infer_lite.check({**right, "preprocess": {**preprocess, key: value}})
     preprocess = {"resize": 8, "interpolation": "bilinear", "crop": 8, "scale": 1, "mean": [0] * 3, "std": [1] * 3}
     (tmp_path / "net.ms.json").write_text(json.dumps({"num_classes": 3, "preprocess": preprocess}))
     refused(
