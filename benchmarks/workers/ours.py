@@ -127,7 +127,7 @@ class Ours(Job):
                 return {"device": "CPU", "versions": {**versions(), "MindSpore Lite": library.version}}
             from acmix_ms.deploy.onnx import Onnx
 
-            net = Onnx(path, threads)
+            net = Onnx(path, threads=threads)
         self.step = lambda: net.run(images)
         forget_peak()
         return {"device": "CPU", "versions": {**versions(), "ONNX Runtime": metadata.version("onnxruntime")}}
