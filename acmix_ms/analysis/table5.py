@@ -85,29 +85,6 @@ def table5(
     return "\n".join(lines) + "\n", {**data, "rows": rows}
 
 
-MEASURED_HEADER = ("ACmix", "img/s", "plain", "img/s", "ratio", "paper: FPS", "paper: ratio", "pair known")
-MEASURED_TITLE = (
-    "Table 5 (paper: whole detectors on one Ascend 910, batch not stated; here: the backbones as classifiers)"
-)
-
-
-def measured(fps: Callable[[str], float | None], pairs: Iterable[Pair] = TABLE5) -> list[tuple[str, ...]]:
-    """Rows under `MEASURED_HEADER`.
-
-    Args:
-        fps: from a name of the zoo to the images per second that were measured; None where that failed.
-        pairs: which rows.
-    """
-    rows = []
-    for pair in pairs:
-        ours = fps(pair.acmix), fps(pair.plain)
-        said = [f"{one:.1f}" if one else "failed" for one in ours]
-        ratio = f"{ours[0] / ours[1]:.2f}" if all(ours) else "-"
-        paper = f"{pair.acmix_fps} : {pair.plain_fps}"
-        rows.append((pair.acmix, said[0], pair.plain, said[1], ratio, paper, f"{pair.ratio:.2f}", pair.known))
-    return rows
-
-
 NOTE = (
     "prediction and paper: speed of the ACmix model over the plain one. The paper's FPS are of whole detectors, its "
     "batch is not stated; box decoding and non-maximum suppression are not predicted. acmix_pvt_small is inferred."
