@@ -6,7 +6,6 @@ import json
 
 from acmix_ms import config, deploy, runtime
 from acmix_ms.arguments import ArgumentParser
-from acmix_ms.engine.metrics import class_table, summary
 from acmix_ms.errors import UserError, run_cli
 from acmix_ms.files import require_checkpoint, writable_file, write_text
 
@@ -24,15 +23,18 @@ def main(argv: list[str] | None = None) -> None:
     if args.output:
         writable_file(args.output, "--output")
     scores = evaluate(cfg, args.checkpoint, averaged=args.weights == "ema")
-    print(summary(scores))
+    from acmix_ms.engine import evaluation, metrics
+
+    print(evaluation.summary(metrics.Accuracy, scores))
     if args.per_class:
-        print(class_table(scores["classes"]))
+        print(metrics.Accuracy.details(scores))
     if args.output and runtime.leads():
         write_text(args.output, json.dumps({"checkpoint": args.checkpoint, **scores}, indent=1) + "\n")
 
 
 def evaluate(cfg: config.Config, path: str, averaged: bool = False) -> dict:
     """What the net in a file scores, as `evaluation.evaluate` gives it. Weights compute in float32."""
+    config.require_task(cfg, "classification")
     exported = require_checkpoint(path).suffix in deploy.SUFFIXES
     if exported and averaged:
         raise UserError(f"--weights ema: {path} has one set of weights; leave it out")

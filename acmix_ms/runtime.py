@@ -250,7 +250,7 @@ def _join_group() -> None:
     )
     if rank():
         print(f"rank {rank()} of {world_size()} on {platform.node()}: rank 0 tells how it goes", flush=True)
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # until the process ends
+        sys.stdout = open(os.devnull, "w", encoding="utf-8", errors="backslashreplace")  # until the process ends
 
 
 def _resolve_device(device: str) -> str:

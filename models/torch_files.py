@@ -9,6 +9,7 @@ from __future__ import annotations
 import pickle
 import re
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +28,8 @@ PARALLEL = "module."  # what DataParallel puts before each name
 MAPPINGS = ("yacs.config.CfgNode", "argparse.Namespace")
 NUMBERS = ("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
 FLOATS, BFLOAT16 = {"F64": np.float64, "F32": np.float32, "F16": np.float16}, "BF16"  # as safetensors names them
+# Of zip files with a flipped bit: RuntimeError where it says encrypted, or packed in another way.
+NPZ_ERRORS = (ValueError, OSError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
 
 
 class Nothing:
@@ -85,7 +88,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except NPZ_ERRORS as error:
         raise UserError(f"--input {path} is not a readable .npz file: {error}") from error
 
 
@@ -94,7 +97,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
     try:
         entries = dict(safetensors.deserialize(path.read_bytes()))
-    except safetensors.SafetensorError as error:
+    except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"--input {path} is not a readable .safetensors file: {error}") from error
     # Integers are buffers, which our Cells compute themselves.
     floats = {name: entry for name, entry in entries.items() if entry["dtype"] in (*FLOATS, BFLOAT16)}

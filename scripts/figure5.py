@@ -9,8 +9,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
@@ -58,7 +56,7 @@ def read(file: Path) -> tuple[str, int, list[tuple[str, float, float]]]:
     saved = checkpoint.read(file)
     if "config" not in saved.meta:
         raise UserError(f"{file} does not say how it was trained: give a checkpoint that train.py wrote")
-    cfg = config.from_dict(OmegaConf.create(saved.meta["config"]))
+    cfg = config.from_text(saved.meta["config"])
     net = create_model(cfg.model.name, num_classes=saved.meta["num_classes"], **cfg.model.kwargs)
     checkpoint.assign_weights(net, saved, file)
     rates = figures.collect_rates(net)

@@ -102,11 +102,13 @@ def build(
     Raises:
         UserError: the checkpoint is of another net.
     """
+    config.require_task(cfg, "classification")
     from acmix_ms.engine import checkpoint
     from models import create_model
 
     meta = saved.meta if saved else {}
-    count = num_classes or meta.get("num_classes") or cfg.model.num_classes or 1000
+    count = num_classes or meta.get("num_classes") or cfg.model.num_classes
+    count = count or (10 if cfg.data.name == "digits" else 1000)
     cell = create_model(cfg.model.name, num_classes=count, **cfg.model.kwargs).set_train(False)
     if saved:
         checkpoint.assign_weights(cell, saved, path)

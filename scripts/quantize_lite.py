@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     found = lite.find()
     from acmix_ms.data import create_loader
 
-    plain = dataclasses.replace(cfg.data, augment=False, repeated_aug=1)
+    plain = dataclasses.replace(cfg.data, augment=config.AugmentConfig(enabled=False))
     calibration, _ = lite_quantize.collect(create_loader(plain, "train").epoch(0), args.calibration)
     images, labels = lite_quantize.collect(create_loader(plain, "val").epoch(0), args.images)
     rows = lite_quantize.measure(found, source, output, calibration=calibration, images=images, labels=labels)

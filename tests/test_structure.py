@@ -14,17 +14,20 @@ BASE = {"errors", "runtime"}
 MAY_IMPORT = {
     "__init__": {"runtime", "ops"},
     "errors": set(),
+    "machine": set(),
     "runtime": {"errors"},
     "arguments": {"errors"},
-    "config": {"errors"},
+    "config": {"errors", "files"},
     "files": {"errors"},
+    "backbone": set(),
     "ops": BASE,
     "analysis": BASE | {"ops"},
     "data": BASE | {"config", "files"},
-    "engine": BASE | {"config", "files", "ops", "data", "analysis"},
+    "engine": BASE | {"config", "files", "machine", "ops", "data", "analysis", "backbone"},
+    "launch": BASE | {"config", "engine"},
     "deploy": BASE | {"config", "files", "ops", "data", "engine"},
 }
-MODELS_MAY_IMPORT = BASE | {"ops"}
+MODELS_MAY_IMPORT = BASE | {"ops", "backbone"}
 # Reading, checking and resizing weights is written once, for fine-tuning too, and so is the sum over a file.
 ALSO = {"pretrained.py": {"engine"}, "torch_files.py": {"files"}}
 
@@ -67,9 +70,24 @@ def test_imports_are_found_wherever_they_stand():
     assert imported(source, "acmix_ms.ops") == expected
 
 
+def rooms(path):
+    """Which folders beside ``acmix_ms`` a file imports from."""
+    return {name.split(".")[0] for name in imported_by(path)} & {"models", "benchmarks", "scripts"}
+
+
 @pytest.mark.parametrize("path", files("acmix_ms"), ids=relative)
 def test_toolbox_never_imports_models(path):
-    assert not {name for name in imported_by(path) if name.split(".")[0] == "models"}
+    assert not rooms(path)
+
+
+@pytest.mark.parametrize("path", files("models", "benchmarks"), ids=relative)
+def test_scripts_are_above_models_and_what_measures(path):
+    folder = path.relative_to(ROOT).parts[0]
+    assert rooms(path) <= {"models", folder}
+
+
+def test_only_scripts_measure():
+    assert [relative(path) for path in ROOT.glob("*.py") if "benchmarks" in rooms(path)] == []
 
 
 @pytest.mark.parametrize("path", files("acmix_ms"), ids=relative)
@@ -85,13 +103,14 @@ def test_models_import_the_operator_only(path):
 
 def test_the_judge_is_imported_by_tests_and_verify_only():
     # A reference that the implementation may call could no longer contradict it.
-    users = [path for path in files("acmix_ms", "models", "scripts") if path.name not in ("reference.py", "verify.py")]
+    everywhere = files("acmix_ms", "models", "benchmarks", "scripts")
+    users = [path for path in everywhere if path.name not in ("reference.py", "verify.py")]
     users += ROOT.glob("*.py")
     judge = "acmix_ms.ops.reference"
     assert [relative(p) for p in users if any(f"{name}.".startswith(f"{judge}.") for name in imported_by(p))] == []
 
 
-@pytest.mark.parametrize("path", files("acmix_ms", "models"), ids=relative)
+@pytest.mark.parametrize("path", files("acmix_ms", "models", "benchmarks"), ids=relative)
 def test_machine_and_process_are_the_business_of_runtime(path):
     if path == ROOT / "acmix_ms" / "runtime.py":
         return
@@ -100,7 +119,7 @@ def test_machine_and_process_are_the_business_of_runtime(path):
     assert not private & {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
 
 
-@pytest.mark.parametrize("path", files("acmix_ms", "models"), ids=relative)
+@pytest.mark.parametrize("path", files("acmix_ms", "models", "benchmarks"), ids=relative)
 def test_constructors_print_nothing(path):
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef) and node.name == "__init__":

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from acmix_ms.config import DataConfig
+from acmix_ms.config import AugmentConfig
 from acmix_ms.errors import UserError
 
 TOP_MAGNITUDE = 10  # of timm's scale
@@ -57,27 +57,28 @@ class RandAugment:
 
 
 def parse_auto_augment(text: str | None) -> RandAugment | None:
-    """Read ``data.auto_augment``; None or an empty text means none.
+    """Read ``data.augment.auto_augment``; None or an empty text means none.
 
     Raises:
         UserError: another notation, an unknown part, or a number out of range.
     """
     if not text:
         return None
+    given = f"data.augment.auto_augment={text!r}"
     kind, *parts = text.split("-")
     if kind not in ("rand", "randaug"):  # timm's name and MindCV's
-        raise UserError(f"data.auto_augment={text!r}: {kind!r} is not known here; {_EXAMPLE}")
+        raise UserError(f"{given}: {kind!r} is not known here; {_EXAMPLE}")
     values = {"m": float(TOP_MAGNITUDE), "mstd": 0.0, "n": 2.0, "inc": 0.0, "p": 0.5}
     limits = {"m": (0, TOP_MAGNITUDE), "mstd": (0, TOP_MAGNITUDE), "n": (1, 4), "inc": (0, 1), "p": (0, 1)}
     for part in parts:
         match = _PART.fullmatch(part)
         if match is None:
-            raise UserError(f"data.auto_augment={text!r}: part {part!r} is not one of m, mstd, n, inc, p; {_EXAMPLE}")
+            raise UserError(f"{given}: part {part!r} is not one of m, mstd, n, inc, p; {_EXAMPLE}")
         name, value = match.group(1), float(match.group(2))
         least, most = limits[name]
         if not least <= value <= most or (name in ("n", "inc") and value != int(value)):
             whole = "a whole number " if name in ("n", "inc") else ""
-            raise UserError(f"data.auto_augment={text!r}: {name} must be {whole}from {least} to {most}")
+            raise UserError(f"{given}: {name} must be {whole}from {least} to {most}")
         values[name] = value
     return RandAugment(values["m"], values["mstd"], int(values["n"]), bool(values["inc"]), values["p"])
 
@@ -202,7 +203,7 @@ class Mixing:
     switch_probability: float
 
     @classmethod
-    def of(cls, config: DataConfig) -> Mixing | None:
+    def of(cls, config: AugmentConfig) -> Mixing | None:
         """What the configuration asks for; None without mixing."""
         if not config.mixup_prob or not (config.mixup or config.cutmix):
             return None

@@ -32,8 +32,8 @@ class EncodedLoader(Loader):
 
     A kind of storage gives `read` and `name`.
 
-    What chance does to an image is one of seed, epoch and its place in the epoch, whatever the number of threads and
-    processes. Decoding, resizing and arithmetic let other threads run, so that ``data.workers`` threads use as many
+    Crop, flip and colours of an image are one of seed, epoch and its place in the epoch, whatever the number of threads
+    and processes. Decoding, resizing and arithmetic let other threads run, so that ``data.workers`` threads use as many
     cores.
 
     Unreadable images (``data.on_error=skip``) are told at the end of the epoch. In training the next one that can be
@@ -52,7 +52,7 @@ class EncodedLoader(Loader):
         seed: int = 0,
     ):
         self._config = config
-        self._auto_augment = parse_auto_augment(config.auto_augment)
+        self._auto_augment = parse_auto_augment(config.augment.auto_augment)
         self._preprocess = preprocess_of(config)
         self._unreadable: dict[int, str] = {}  # sample: why
         self._told: set[int] = set()
@@ -143,14 +143,14 @@ class EncodedLoader(Loader):
     def _augmented(self, pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """(H, W, 3) uint8 to (S, S, 3) uint8."""
         config, side = self._config, self._config.image_size
-        top, left, height, width = crop_box(*pixels.shape[:2], config.min_crop_area, random)
+        top, left, height, width = crop_box(*pixels.shape[:2], config.augment.min_crop_area, random)
         # A copy first: both Pillow and MindSpore go through what is not contiguous pixel by pixel.
         pixels = np.ascontiguousarray(pixels[top : top + height, left : left + width])
         image = resized(pixels, side, side, config.interpolation, config.resize)
         if random.random() < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        if config.color_jitter:
-            image = jitter(image, config.color_jitter, random)
+        if config.augment.color_jitter:
+            image = jitter(image, config.augment.color_jitter, random)
         if self._auto_augment:
             filling = tuple(round(255 * value) for value in self._preprocess.mean)
             image = rand_augment(image, self._auto_augment, resampling(config.interpolation), filling, random)

@@ -29,7 +29,8 @@ def scan(path: str | None, split: str, argument: str = "data.path=") -> tuple[li
     ``argument`` is where messages say that the path came from.
 
     Raises:
-        UserError: a folder is missing, there are no classes, a class has no images, or the other split has others.
+        UserError: a folder is missing, there are no classes, a class has no images or no name in UTF-8, or the other
+            split has others.
     """
     if not path:
         raise UserError("data.path is not set: give the folder that holds train/ and val/, as data.path=FOLDER")
@@ -52,12 +53,22 @@ def scan(path: str | None, split: str, argument: str = "data.path=") -> tuple[li
 
     files = []
     for name in classes[split]:
+        if not _is_text(name):  # it goes into checkpoints, tables and JSON
+            raise UserError(f"{root / split}: the class folder {name!r} is not named in UTF-8: rename it")
         entries = os.scandir(root / split / name)
         images = sorted(os.fsencode(entry.name) for entry in entries if is_image_name(entry.name) and entry.is_file())
         if not images:
             raise UserError(f"{root / split / name}: class folder without images ({', '.join(EXTENSIONS)})")
         files.append(np.array(images))
     return classes[split], files
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class ImageFiles:

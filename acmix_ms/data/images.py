@@ -1,8 +1,8 @@
 """Image files to pixels: libjpeg-turbo decodes JPEGs, Pillow the rest; what is damaged is refused.
 
 libjpeg goes on where a JPEG is damaged, gives a picture that is partly or wholly wrong, and warns on stderr.
-`simplejpeg`, its thinnest binding, raises instead. What no decoder can notice is a bit that changes one valid code into
-another: README says how often that is.
+`simplejpeg`, its thinnest binding, raises instead. What no decoder can notice is a bit that makes one valid code of
+another (seven in ten flipped bits; README has the numbers), or height and width exchanged.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ except ImportError:
 FORMATS = ("PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")  # beside JPEG; not all of Pillow's: EPS would start a program
 MAX_PIXELS = 128 * 2**20  # a larger size is a broken header, and decoding it would take all memory
 ORIENTATION = 0x0112  # the EXIF tag
-JPEG = b"\xff\xd8\xff"
+JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"  # what files begin with
 
 # Whatever malformed bytes lead Pillow's parsers to.
 _PILLOW_ERRORS = (
@@ -110,9 +110,10 @@ def _decode_jpeg(data: bytes) -> np.ndarray:
         wanted = "CMYK" if colours in ("CMYK", "YCCK") else "RGB"
         pixels = simplejpeg.decode_jpeg(data, colorspace=wanted, strict=True)
     except ValueError as error:
-        raise UnreadableImageError(f"corrupt JPEG, {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split()).replace("Corrupt JPEG data: ", "")
+        raise UnreadableImageError(f"corrupt JPEG, {reason}") from error
     if wanted == "CMYK":  # stored as Adobe does it, by all who write such files: 255 is no ink
-        pixels = np.asarray(Image.fromarray(255 - pixels, "CMYK").convert("RGB"))
+        pixels = np.asarray(Image.frombytes("CMYK", (width, height), (255 - pixels).tobytes()).convert("RGB"))
     return turned_upright(pixels, orientation)
 
 
@@ -170,7 +171,20 @@ def turned_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
+def _check_png(data: bytes) -> None:
+    """Raise UnreadableImageError where a checksum is wrong of what the pixels need; Pillow skips that of the pixels."""
+    at = len(PNG)
+    while at + 12 <= len(data):
+        end = at + 8 + int.from_bytes(data[at : at + 4], "big")
+        needed = data[at + 4 : at + 5].isupper()  # by which PNG tells it from remarks
+        if needed and zlib.crc32(data[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            raise UnreadableImageError("corrupt PNG, a checksum is wrong")
+        at = end + 4
+
+
 def _decode_other(data: bytes) -> np.ndarray:
+    if data[: len(PNG)] == PNG:
+        _check_png(data)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:

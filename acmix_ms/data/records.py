@@ -1,7 +1,8 @@
 """The folder of data.name=mindrecord: MindRecord files of encoded images, and a description that makes them a data set.
 
 ``train.mindrecord*`` and ``val.mindrecord*``, each with an index ``*.db`` beside it, can be read by any MindSpore
-program; they have the columns ``image`` (the file as it was) and ``label``. `DESCRIPTION` is written last, so that a folder that has it is whole. `scripts/prepare_mindrecord.py` writes all of it.
+program; they have the columns ``image`` (the file as it was) and ``label``. `DESCRIPTION` is written last, so that a
+folder that has it is whole. `scripts/prepare_mindrecord.py` writes all of it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 
 from acmix_ms.data.images import UnreadableImageError, decode, read_bytes
 from acmix_ms.errors import UserError
-from acmix_ms.files import sync
+from acmix_ms.files import read_json, sync, write_text
 
 FORMAT_VERSION = 1
 DESCRIPTION = "mindrecord.json"
@@ -94,12 +95,8 @@ class Description:
         return {"train": self.train, "val": self.val}
 
     def write(self, path: Path) -> None:
-        """Write JSON, whole or not at all; raises `OSError`."""
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n", encoding="utf-8")
-        sync(partial)
-        os.replace(partial, path)
-        sync(path.parent)
+        """Write JSON, whole or not at all; raises `UserError`."""
+        write_text(path, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Description:
@@ -108,22 +105,39 @@ class Description:
         Raises:
             UserError: the file cannot be read, is damaged, or of another format version.
         """
+        values = read_json(path)
+        version = values.get("format_version")
+        if type(version) is int and version != FORMAT_VERSION:
+            raise UserError(
+                f"{path} has format version {version}, this program reads {FORMAT_VERSION}: prepare the images anew "
+                f"with {AGAIN}"
+            )
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            version = values["format_version"]
-            if version == FORMAT_VERSION:
-                for name in ("train", "val"):
-                    split = values[name]
-                    values[name] = Split(**{**split, "files": [RecordFile(**file) for file in split["files"]]})
-                return cls(**values)
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError) as error:
+            found = cls(**{**values, "train": _split(values["train"]), "val": _split(values["val"])})
+            whole = type(version) is int and type(found.class_names) is list and _are_texts(*found.class_names)
+            if not whole or not _are_texts(found.source):
+                raise ValueError(f"wrong types in {path}")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is damaged: copy it again, or prepare the images anew with {AGAIN}") from error
-        raise UserError(
-            f"{path} has format version {version}, this program reads {FORMAT_VERSION}: prepare the images anew with "
-            f"{AGAIN}"
-        )
+        return found
+
+
+def _split(values: dict) -> Split:
+    """A split as JSON has it; whatever is wrong in it raises."""
+    split = Split(**{**values, "files": [RecordFile(**file) for file in values["files"]]})
+    numbers = [split.planned, *(n for file in split.files for n in (file.images, file.size, file.index_size))]
+    names = [file.name for file in split.files]
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise ValueError("no number of images, files or bytes")
+    if not _are_texts(*names, *split.skipped, *split.skipped.values()):
+        raise ValueError("no name")
+    if any(Path(name).name != name for name in names):  # the files lie in the folder itself
+        raise ValueError("no name of a file in the folder")
+    return split
+
+
+def _are_texts(*values: object) -> bool:
+    return all(isinstance(value, str) for value in values)
 
 
 def describe(path: str | None) -> Description:
@@ -164,7 +178,7 @@ class Records:
     """The records of one split, in any order. Many threads may read.
 
     The index of a MindRecord file is an SQLite table that tells where each image lies, so that reading one is a single
-    call of the system. MindSpore's own reader takes three times as long as decoding the image.
+    call of the system. MindSpore's own reader takes as long as decoding the image.
     """
 
     def __init__(self, folder: str | os.PathLike, files: list[RecordFile]):
@@ -209,6 +223,8 @@ def _places(path: Path, images: int) -> np.ndarray:
     Raises:
         UserError: the file or its index is damaged.
     """
+    if not images:  # MindSpore then writes no index either
+        return np.zeros((0, 3), np.int64)
     try:
         with open(path, "rb") as file:
             size = int.from_bytes(file.read(LENGTH_BYTES), "little")

@@ -218,15 +218,15 @@ class Lite:
         """
         return self._run(path, batches, threads, 0)[0]
 
-    def latency_ms(
-        self, path: str | os.PathLike, batch: np.ndarray, *, repeats: int = 50, threads: int | None = None
-    ) -> float:
-        """Median milliseconds of a run on ``batch``, of the file's own size, after one that is not counted.
+    def seconds(
+        self, path: str | os.PathLike, batch: np.ndarray, repeats: int = 50, *, threads: int | None = None
+    ) -> list[float]:
+        """Seconds of each of ``repeats`` runs on ``batch``, of the file's own size, after one that is not counted.
 
         Raises:
             UserError: see `run`.
         """
-        return float(np.median(self._run(path, [batch], threads, repeats)[1])) * 1e3
+        return self._run(path, [batch], threads, repeats)[1]
 
     def _run(self, path: str | os.PathLike, batches: Sequence[np.ndarray], threads: int | None, repeats: int):
         """(outputs, seconds of ``repeats`` more runs)."""

@@ -7,7 +7,8 @@ import json
 import mindspore as ms
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
+from sklearn.datasets import load_sample_images
 
 import export as export_script
 import predict as predict_script
@@ -73,7 +74,7 @@ def test_pictures_are_prepared_as_the_loader_prepares_them(tmp_path):
     data = config.DataConfig(
         name="imagefolder", path=str(images), batch_size=8, image_size=24, eval_crop_ratio=0.8, interpolation="bicubic"
     )
-    loaded, _ = next(iter(create_loader(data, "val").epoch(0)))
+    loaded = next(create_loader(data, "val").epoch(0)).images
     read = [preprocess_of(data).read(file) for file in prediction.find_images([images / "val"])]
     assert np.array_equal(loaded, np.stack(read))
 
@@ -105,6 +106,45 @@ def test_every_file_sees_what_the_checkpoint_sees(folder, capsys):
             assert np.allclose(*shares, atol=1e-4)
         best = found[0]["classes"][0]
         assert lines[0].endswith(f"{100 * best['probability']:6.2f} %  {best['class']}")
+
+
+def answers_of_a_foreign_program(file, pictures):
+    """The shares of all classes, by what the JSON says, with Pillow, NumPy and ONNX Runtime alone."""
+    import onnxruntime
+
+    description = json.loads(file.with_name(f"{file.name}.json").read_text())
+    how = description["preprocess"]
+    assert (how["resize_method"], how["interpolation"]) == ("pillow", "bicubic")
+    session, crop = onnxruntime.InferenceSession(str(file)), how["crop"]
+    for path in pictures:
+        with Image.open(path) as image:
+            image = ImageOps.exif_transpose(image).convert("RGB")
+        sides = [int(how["resize"] * side / min(image.size)) for side in image.size]
+        left, top = (round((side - crop) / 2) for side in sides)
+        pixels = image.resize(sides, Image.Resampling.BICUBIC).crop((left, top, left + crop, top + crop))
+        prepared = (np.asarray(pixels) * how["scale"] - how["mean"]) / how["std"]
+        given = prepared.transpose(2, 0, 1)[None].astype(np.float32)
+        powers = np.exp(session.run(None, {session.get_inputs()[0].name: given})[0][0].astype(np.float64))
+        yield dict(zip(description["classes"], powers / powers.sum()))
+
+
+@pytest.mark.parametrize("file", ["net.onnx", "net.ckpt"])
+def test_the_description_is_all_that_a_foreign_program_needs(folder, tmp_path, capsys, file):
+    random, photos = np.random.default_rng(0), load_sample_images().images
+    for i in range(8):
+        height, width = random.integers(100, 400, 2)
+        image = Image.fromarray(photos[i % 2][:height, :width])
+        exif = image.getexif()
+        exif[0x0112] = i + 1
+        image.convert("CMYK" if i == 3 else "RGB").save(tmp_path / f"{i}.jpg", quality=90, exif=exif)
+    assert predict("--checkpoint", folder / file, tmp_path, "--json", "--top", 10) == 0
+    predicted = json.loads(capsys.readouterr().out)
+    pictures = sorted(tmp_path.glob("*.jpg"))
+    assert len(predicted) == len(pictures) == 8
+    for entry, shares in zip(predicted, answers_of_a_foreign_program(folder / "net.onnx", pictures)):
+        assert len(entry["classes"]) == 10
+        for given in entry["classes"]:
+            assert given["probability"] == pytest.approx(shares[given["class"]], abs=1e-5)
 
 
 def test_names_of_classes_may_come_from_a_file(folder, tmp_path, capsys):

@@ -1,7 +1,6 @@
 """MindSpore Lite: finding it, conversion, runs, quantisation, and the script for devices."""
 
 import ast
-import dataclasses
 import json
 import os
 import shutil
@@ -12,10 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from acmix_ms.config import DataConfig
-from acmix_ms.data import create_loader
 from acmix_ms.data.imagefolder import EXTENSIONS
-from acmix_ms.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from acmix_ms.deploy import lite as lite_module
 from acmix_ms.deploy import lite_config
 from acmix_ms.deploy.files import open_file
@@ -139,7 +135,7 @@ def test_a_file_for_any_batch_computes_what_its_source_does(lite, ms_file):
     outputs = lite.run(ms_file, batches)
     for batch, output in zip(batches, outputs):
         np.testing.assert_allclose(output, expected(batch), atol=1e-5)
-    assert lite.latency_ms(ms_file, batches[0], repeats=3) > 0
+    assert min(lite.seconds(ms_file, batches[0], 3)) > 0
 
 
 @pytest.mark.parametrize("fixed_by", ["source", "input_shape"])
@@ -276,28 +272,6 @@ def test_quantize_lite_measures_on_the_digits(lite, onnx_file, run_cli, tmp_path
 
 
 # -------------------------------------------------------------------------------------------------------- infer_lite.py
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-def test_images_are_prepared_as_the_loaders_prepare_them(tmp_path, interpolation):
-    rng = np.random.default_rng(0)
-    for split in ("train", "val"):
-        for name, size in (("a", (301, 190)), ("b", (80, 131))):
-            (tmp_path / split / name).mkdir(parents=True)
-            noise = Image.fromarray(rng.integers(0, 256, (size[1] // 2, size[0] // 2, 3), dtype=np.uint8))
-            picture = noise.resize(size, Image.BICUBIC)
-            exif = picture.getexif()
-            exif[0x0112] = 6 if name == "b" else 1  # lies on its side
-            picture.save(tmp_path / split / name / "image.png", exif=exif)
-    config = DataConfig(name="imagefolder", path=str(tmp_path), batch_size=2, image_size=112, workers=1)
-    config = dataclasses.replace(config, interpolation=interpolation)
-    loaded, _ = next(create_loader(config, "val").epoch(0))
-    preprocess = {"resize": 128, "crop": 112, "interpolation": interpolation, "scale": 1 / 255}
-    preprocess.update(mean=list(IMAGENET_MEAN), std=list(IMAGENET_STD))
-    for name, image in zip("ab", loaded):
-        own = infer_lite.prepare(infer_lite.read_image(str(tmp_path / "val" / name / "image.png")), preprocess)
-        levels = np.abs(own - image) * 255 * np.reshape(IMAGENET_STD, (3, 1, 1))
-        assert levels.max() < 1.01 and levels.mean() < 0.25  # of 255
-
-
 def test_image_files_are_classified(lite, described, tmp_path):
     for name, colour in COLOURS.items():
         Image.new("RGB", (50, 40), colour).save(tmp_path / f"{name}.png")

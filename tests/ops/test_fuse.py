@@ -10,7 +10,8 @@ import pytest
 from mindspore import Tensor, nn
 
 from acmix_ms import ACmix, GlobalACmix, PatchwiseACmix, SpatialReductionACmix, WindowACmix, runtime
-from acmix_ms.analysis.complexity import complexity, count_params
+from acmix_ms.analysis.complexity import complexity
+from acmix_ms.analysis.work import count_params
 from acmix_ms.deploy import export, verify
 from acmix_ms.engine import checkpoint
 from acmix_ms.errors import UserError
