@@ -7,7 +7,6 @@ import sys
 from acmix_ms import deploy, runtime
 from acmix_ms.arguments import ArgumentParser, positive_int, sides_or_dynamic, size_or_dynamic
 from acmix_ms.errors import run_cli
-from acmix_ms.runtime import DEVICES
 from scripts import nets
 
 
@@ -20,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--image-size", type=sides_or_dynamic, default=(), metavar="N|HxW|dynamic", help="pixels")
     parser.add_argument("--batch", type=size_or_dynamic, default=1, metavar="N|dynamic", help="default: 1")
     parser.add_argument("--precision", choices=tuple(deploy.TOLERANCES), default="fp32", help="default: fp32")
-    parser.add_argument("--target", choices=DEVICES, help="its costs choose the forms; default: this one")
+    parser.add_argument("--target", choices=runtime.DEVICES, help="its costs choose the forms; default: this one")
     parser.add_argument("--num-classes", type=positive_int, metavar="N", help="default: of the checkpoint, or 1000")
     parser.add_argument("--force", action="store_true", help="replace an existing output")
     parser.add_flag("fuse", help="fold all that evaluation does not need (default)")

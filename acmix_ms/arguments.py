@@ -6,7 +6,7 @@ import argparse
 
 from acmix_ms.errors import UserError
 
-LARGEST_SIDE = 8192  # of an image, in pixels
+LARGEST_SIDE = 4096  # of an image, in pixels; as data.image_size
 
 
 class ArgumentParser(argparse.ArgumentParser):

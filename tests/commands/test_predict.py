@@ -276,6 +276,7 @@ def test_export_mistakes(folder, tmp_path):
     (tmp_path / "file").write_text("")
     assert "cannot write there" in wrong(export, *base, "--output", tmp_path / "file" / "net.onnx")
     assert "--precision" in wrong(export, *base, "--precision", "int4")
+    assert "--target: invalid choice" in wrong(export, *base, "--target", "TPU")
     assert "no N or HxW up to" in wrong(export, *base, "--image-size", "99999999")
     assert "no N or HxW up to" in wrong(export, *base, "--image-size", "32x32x3")
     assert "do not fit into memory" in wrong(export, *base, "--batch", "99999999")
