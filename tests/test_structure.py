@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "__init__": {"runtime", "ops"},
     "errors": set(),
     "runtime": {"errors"},
-    "arguments": {"errors"},
+    "arguments": {"errors", "config"},
     "config": {"errors"},
     "files": {"errors"},
     "ops": BASE,

@@ -44,6 +44,17 @@ class ModelConfig:
 
 
 @dataclass
+class KnownArguments:
+    """What ``model.kwargs`` must be where they hold one of these; not all models take them, and some take more."""
+
+    depths: list[int] = _numbers(least=1, most=1000)
+    window_size: int = _number(7, least=1, most=4096)
+    image_size: int = _number(224, least=1, most=4096)
+    drop_rate: float = _number(0.0, least=0, below=1)
+    drop_path_rate: float = _number(0.0, least=0, below=1)
+
+
+@dataclass
 class AugmentConfig:
     """Training images of classification. The names are timm's; digits know neither auto_augment nor color_jitter."""
 
@@ -170,10 +181,10 @@ def section_of(item: dataclasses.Field) -> Optional[type]:
     return item.type if dataclasses.is_dataclass(item.type) else None
 
 
-def keys(schema: type = Config, prefix: str = "") -> Iterator[str]:
-    """All dotted keys of a configuration dataclass, sections included."""
+def keys(schema: type = Config, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
+    """All dotted keys of a configuration dataclass, sections included, and their fields."""
     for item in dataclasses.fields(schema):
-        yield prefix + item.name
+        yield prefix + item.name, item
         section = section_of(item)
         if section:
             yield from keys(section, f"{prefix}{item.name}.")
