@@ -88,13 +88,13 @@ def test_dump_reads_back(file, tmp_path):
         ("optim=3", "optim is a section: give optim.<key>, such as optim.name"),
         ("optim.betas={a: 1}", "optim.betas={'a': '1'}: must be a list of numbers"),
         ("optim.betas=[[0.9],[0.9]]", "optim.betas[0]=['0.9']: must be a number"),
-        ("optim.betas.0=0.5", "unknown key 'optim.betas.0'"),
+        ("optim.betas.0=0.5", "optim.betas={'0': '0.5'}: must be a list of numbers"),
         ("optim.betas=[0.9,1.0]", "optim.betas=[0.9, 1.0]: must be >= 0 and < 1"),
         ("model.kwargs=[]", "model.kwargs=[]: must be a section"),
         ("model.kwargs=null", "model.kwargs='null': must be a section"),
-        ("data.path=\udcff", "data.path='\\udcff': has control characters or bytes that are no UTF-8"),
-        ("data.path=a\0b", "data.path='a\\x00b'"),
-        ('data.path="a\\0b"', "data.path='\"a\\\\0b\"'"),
+        ("data.path=\udcff", "argument 'data.path=\\udcff' is not valid YAML: special characters are not allowed"),
+        ("data.path=a\0b", "argument 'data.path=a\\x00b' is not valid YAML: special characters are not allowed"),
+        ('data.path="a\\0b"', "data.path='a\\x00b': has control characters"),
         ("\udcff=3", "unknown key '\\udcff'"),
         (f"seed={10**23}", "seed=1e+23: must be a whole number"),
         (f"seed={'9' * 5000}", "seed=inf: must be finite"),
@@ -114,7 +114,7 @@ def test_dump_reads_back(file, tmp_path):
         ("model.kwargs.drop_path_rate=[0.1]", "model.kwargs.drop_path_rate=[0.1]: must be a number"),
         ("model.kwargs.drop_path_rate=1", "model.kwargs.drop_path_rate=1.0: must be >= 0 and < 1"),
         ("model.name=???", "model.name=???: a value is missing"),
-        ("model.kwargs.x=[1, ???]", "???: a value is missing"),
+        ('model.kwargs.x=[1, "???"]', "model.kwargs.x[1]=???: a value is missing"),
         ("model.name=${data.name}", "references such as ${key} are not resolved"),
         ("data.batch_size=010", "data.batch_size='010': must be a whole number"),
         ("data.batch_size=0x10", "data.batch_size='0x10': must be a whole number"),
@@ -195,6 +195,33 @@ def test_a_text_stays_as_it_was_typed(file):
     assert cfg.model.kwargs == {"date": "2020-01-01", "size": "1_000", "say": "true", "half": 0.5, "no": None}
     for comments in (False, True):
         assert config.from_text(config.to_yaml(cfg, comments=comments)) == cfg
+
+
+ODD = [
+    *("", "~", "-", "--", ":", "?", "*a", "&a 1", "!x 1", "%", "@", "`", "|", ">", "'", '"', "{", "}", "[", "]", "#"),
+    *("[1", "{a", "{: }", "{a: {b: []}}", "[[[]]]", "<<: {a: 1}", "---", "...", "\ufeff1", "\x1b[31m", "\ud800"),
+    *("\t", "\n", ",", "1e999", "-.inf", "0o7", "1__0", "+", ".", "e1", "9" * 5000, "x" * 5000, "2020-01-01"),
+    *("true", "[true]", "[null]"),
+]
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["seed", "run_dir", "optim.betas", "model.kwargs", "model.kwargs.a", "train.resume", "data", "base", "a..b", "."],
+)
+def test_odd_values_are_taken_or_refused_in_one_line(file, key):
+    for value in ODD:
+        for read in (
+            lambda given=f"{key}={value}": config.load(file("seed: 0"), [given]),
+            lambda given=f"{key}: {value}": config.from_text(given),
+        ):
+            try:
+                cfg = read()
+            except UserError as error:
+                assert "\n" not in str(error)
+                assert len(str(error)) < 400
+            else:
+                assert config.from_text(config.to_yaml(cfg)) == cfg
 
 
 def test_files_that_cannot_be_read_are_named(file, tmp_path):
