@@ -36,7 +36,7 @@ def _section(kind: type) -> Any:
 class ModelConfig:
     """What is trained."""
 
-    name: str = "acmix_resnet_digits"
+    name: str = _key("acmix_resnet_digits", "one of models.list_models()")
     num_classes: Optional[int] = _number(None, "null: as many as the data have", least=1, most=1_000_000)
     kwargs: dict[str, Any] = field(default_factory=dict, metadata={"about": "passed to create_model"})
     init_checkpoint: Optional[str] = _key(None, "weights to start from instead of random ones")
