@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 
+from acmix_ms import config
 from acmix_ms.errors import UserError
 
 LARGEST_SIDE = 4096  # of an image, in pixels; as data.image_size
+PRINT_CONFIG = "--print-config"
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -17,13 +21,39 @@ class ArgumentParser(argparse.ArgumentParser):
         raise UserError(f"{message}; see {self.prog} --help")
 
     def add_config(self, *, required: bool = True) -> None:
-        """Add ``--config FILE`` and any number of ``key=value`` overrides."""
+        """Add ``--config FILE``, ``key=value`` overrides and ``--print-config``, and all keys to the help."""
         self.add_argument("--config", required=required, metavar="FILE", help="YAML file, such as one in configs/")
         self.add_argument("overrides", nargs="*", metavar="key=value", help="change a key, such as optim.lr=0.05")
+        self.add_argument(PRINT_CONFIG, action="store_true", help="print all keys as they would be used, and leave")
+        self.formatter_class = argparse.RawDescriptionHelpFormatter
+        self.epilog = "\n".join(["keys and their defaults:", *(f"  {line}" for line in config.describe_keys())])
+
+    def parse_intermixed_args(self, args: Sequence[str] | None = None, namespace=None) -> argparse.Namespace:
+        """As argparse does; with ``--print-config`` nothing else is required, and the process ends here."""
+        args = sys.argv[1:] if args is None else args
+        wanted = PRINT_CONFIG in args and any(PRINT_CONFIG in action.option_strings for action in self._actions)
+        if wanted:
+            for action in self._actions:
+                action.required = False
+        found = super().parse_intermixed_args(args, namespace)
+        if wanted:
+            print(config.to_yaml(_effective(found), comments=True), end="")
+            self.exit()
+        return found
 
     def add_flag(self, name: str, *, help: str) -> None:
         """Add ``--name`` and ``--no-name``, on by default."""
         self.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=True, help=help)
+
+
+def _effective(found: argparse.Namespace) -> config.Config:
+    """The configuration of a command line: that of its file, or the defaults."""
+    if found.config:
+        return config.load(found.config, found.overrides)
+    for name in ("model", "checkpoint"):
+        if getattr(found, name, None):
+            raise UserError(f"{PRINT_CONFIG} goes with --config FILE, not with --{name}")
+    return config.from_overrides(found.overrides)
 
 
 def positive_int(text: str) -> int:

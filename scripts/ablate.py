@@ -73,19 +73,11 @@ def check_same(cfg: config.Config) -> None:
     path = Path(cfg.run_dir) / run_dir.CONFIG
     if not path.exists():
         return
-    earlier = dataclasses.asdict(config.load(path))
-    for section, values in dataclasses.asdict(cfg).items():
-        if section in ("runtime", "run_dir"):  # where it runs does not change what is trained
-            continue
-        was = earlier[section]
-        if not isinstance(values, dict):
-            values, was = {section: values}, {section: was}
-        for key, value in values.items():
-            if value != was[key] and key not in ("resume", "log_every", "workers"):
-                raise UserError(
-                    f"{cfg.run_dir} was trained with {section}.{key}={was[key]}, now it is {value}: "
-                    "give another run_dir"
-                )
+    changes = config.differences(config.to_yaml(config.load(path)), cfg)
+    if changes:
+        raise UserError(
+            f"{cfg.run_dir} was trained with another configuration ({'; '.join(changes)}): give another run_dir"
+        )
 
 
 def check_models(names: set[str]) -> None:

@@ -16,7 +16,7 @@ from acmix_ms.data.augment import Mixing, parse_auto_augment
 from acmix_ms.engine.optim import build_optimizer, learning_rate
 from acmix_ms.engine.trainer import Trainer
 from models import create_model
-from tests.test_config import CONFIGS, ROOT
+from tests.config.test_config import CONFIGS, ROOT
 
 TOP1 = {row.model: row.top1 for row in reported.FIGURE4}
 TABLE = {

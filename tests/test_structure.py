@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "errors": set(),
     "machine": set(),
     "runtime": {"errors"},
-    "arguments": {"errors"},
+    "arguments": {"errors", "config"},
     "config": {"errors", "files"},
     "files": {"errors"},
     "backbone": set(),

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Union, get_args, get_origin
 
 from acmix_ms.config.migrations import migrate
-from acmix_ms.config.schema import LARGEST_INT, Config, OptimConfig, keys, section_of
+from acmix_ms.config.schema import LARGEST_INT, Config, KnownArguments, OptimConfig, keys, section_of
 from acmix_ms.config.text import Plain, require_text, resolve, shown
 from acmix_ms.errors import UserError, closest
 
@@ -41,14 +41,14 @@ def check_keys(values: Any, source: str, schema: type = Config, prefix: str = ""
         if section is None:
             continue
         if not isinstance(value, Mapping):
-            example = next(keys(section, f"{name}."))
+            example, _ = next(keys(section, f"{name}."))
             raise UserError(f"{source}: {name} is a section: give {name}.<key>, such as {example}")
         check_keys(value, source, section, f"{name}.")
 
 
 def _nearest(name: str) -> str:
     """A hint for a wrong key; the last word also counts alone, so that ``lr`` finds ``optim.lr``."""
-    every = list(keys())
+    every = [key for key, _ in keys()]
     same_leaf = [key for key in every if key.rpartition(".")[2] == name.rpartition(".")[2]]
     near = same_leaf or difflib.get_close_matches(name[:100], every, n=1, cutoff=0.6)
     if near:
@@ -87,7 +87,7 @@ def _typed(value: Any, kind: Any, name: str) -> Any:
     if origin is list and isinstance(value, (list, tuple)):
         return [_typed(item, inside[0], f"{name}[{i}]") for i, item in enumerate(value)]
     if origin is dict and isinstance(value, Mapping):
-        return {str(key): _anything(item, f"{name}.{key}") for key, item in value.items()}
+        return _anything(value, name)
     raise UserError(f"{name}={shown(value)}: must be {_WORDS[origin or kind]}{_null(meant)}")
 
 
@@ -121,7 +121,7 @@ def _anything(value: Any, name: str) -> Any:
     if isinstance(meant, (list, tuple)):
         return [_anything(item, f"{name}[{i}]") for i, item in enumerate(meant)]
     if isinstance(meant, Mapping):
-        return {str(key): _anything(item, f"{name}.{key}") for key, item in meant.items()}
+        return {require_text(key, name): _anything(item, f"{name}.{key}") for key, item in meant.items()}
     if meant is None or isinstance(meant, bool):
         return meant
     raise UserError(f"{name}={shown(value)}: must be a number, a text, true, false, null, a list or a section of them")
@@ -190,7 +190,7 @@ def _check_task(config: Config) -> None:
 
 
 def _check_kwargs(kwargs: dict[str, Any]) -> None:
-    """What has a key of its own, or would not train."""
+    """What has a key of its own or would not train, and what no model can take."""
     for name, remedy in (
         ("name", "give model.name"),
         ("num_classes", "give model.num_classes"),
@@ -198,3 +198,7 @@ def _check_kwargs(kwargs: dict[str, Any]) -> None:
     ):
         if name in kwargs:
             raise UserError(f"model.kwargs.{name}={shown(kwargs[name])}: {remedy}")
+    for item in dataclasses.fields(KnownArguments):
+        if item.name in kwargs:
+            name = f"model.kwargs.{item.name}"
+            _within(_typed(kwargs[item.name], item.type, name), item, name)

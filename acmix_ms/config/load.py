@@ -11,7 +11,7 @@ from typing import Any
 from acmix_ms.config import text as yaml_text
 from acmix_ms.config.check import bounds_of, check_keys, from_dict
 from acmix_ms.config.migrations import migrate
-from acmix_ms.config.schema import Config, section_of
+from acmix_ms.config.schema import Config, keys, section_of
 from acmix_ms.config.text import Plain, require_text, resolve, shown, write
 from acmix_ms.errors import UserError, closest
 
@@ -57,6 +57,11 @@ def from_text(text: str, overrides: Sequence[str] = ()) -> Config:
     return from_dict(merge(_whole(text), _parse_overrides(overrides)))
 
 
+def from_overrides(overrides: Sequence[str]) -> Config:
+    """The defaults with ``key=value`` overrides."""
+    return from_dict(_parse_overrides(overrides))
+
+
 def dump(config: Config, path: str | os.PathLike) -> None:
     """Write the whole configuration as YAML that `load` reads back."""
     Path(path).write_text(to_yaml(config), encoding="utf-8")
@@ -79,6 +84,12 @@ def _lines(section: Any, indent: str, comments: bool) -> list[str]:
     return lines
 
 
+def describe_keys() -> list[str]:
+    """A line for each key: its dotted name, its default, what it means."""
+    about = {name: describe(item) for name, item in keys() if section_of(item) is None}
+    return [f"{f'{name}={write(value)}':<42} {about[name]}".rstrip() for name, value in _flat(Config()).items()]
+
+
 def describe(item: dataclasses.Field) -> str:
     """What a key means, and what it may be."""
     bounds = " and ".join(f"{symbol} {bound}" for symbol, bound in bounds_of(item).items())
@@ -92,8 +103,8 @@ def differences(before: str, config: Config) -> list[str]:
     A text of an earlier version counts as what it means today.
     """
     old, new = _flat(from_text(before)), _flat(config)
-    keys = [key for key in new if key not in FREE_TO_CHANGE and old[key] != new[key]]
-    return [f"{key}: {old[key]} -> {new[key]}" for key in keys]
+    changed = [key for key in new if key not in FREE_TO_CHANGE and old[key] != new[key]]
+    return [f"{key}: {old[key]} -> {new[key]}" for key in changed]
 
 
 def _flat(section: Any, prefix: str = "") -> dict[str, Any]:
@@ -179,7 +190,6 @@ def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         key = SHORTHANDS.get(key, key)
         if key.count(".") > yaml_text.DEEPEST:
             raise UserError(f"argument {shown(given)}: no key is that deep")
-        require_text(text, key)
         values = yaml_text.parse(text, f"argument {shown(given)}")
         if isinstance(values, Plain):
             values = Plain(text)  # on a command line '#' begins no comment
@@ -187,5 +197,6 @@ def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
             values = {part: values}
         values = migrate(values, "command line")
         check_keys(values, "command line")
+        require_text(text, key)
         merged = merge(merged, values)
     return merged

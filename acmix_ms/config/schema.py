@@ -36,12 +36,23 @@ def _section(kind: type) -> Any:
 class ModelConfig:
     """What is trained."""
 
-    name: str = "acmix_resnet_digits"
+    name: str = _key("acmix_resnet_digits", "one of models.list_models()")
     num_classes: Optional[int] = _number(None, "null: as many as the data have", least=1, most=1_000_000)
     kwargs: dict[str, Any] = field(default_factory=dict, metadata={"about": "passed to create_model"})
     init_checkpoint: Optional[str] = _key(None, "weights to start from instead of random ones")
     norm_eval: bool = _key(False, "the backbone's BatchNorms keep their running statistics, as in mmdetection")
     frozen_stages: int = _number(0, "the stem and so many stages stay as they are; 0, -1: none, nor the stem", least=-1)
+
+
+@dataclass
+class KnownArguments:
+    """What ``model.kwargs`` must be where they hold one of these; not all models take them, and some take more."""
+
+    depths: list[int] = _numbers(least=1, most=1000)
+    window_size: int = _number(7, least=1, most=4096)
+    image_size: int = _number(224, least=1, most=4096)
+    drop_rate: float = _number(0.0, least=0, below=1)
+    drop_path_rate: float = _number(0.0, least=0, below=1)
 
 
 @dataclass
@@ -171,10 +182,10 @@ def section_of(item: dataclasses.Field) -> Optional[type]:
     return item.type if dataclasses.is_dataclass(item.type) else None
 
 
-def keys(schema: type = Config, prefix: str = "") -> Iterator[str]:
-    """All dotted keys of a configuration dataclass, sections included."""
+def keys(schema: type = Config, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
+    """All dotted keys of a configuration dataclass, sections included, and their fields."""
     for item in dataclasses.fields(schema):
-        yield prefix + item.name
+        yield prefix + item.name, item
         section = section_of(item)
         if section:
             yield from keys(section, f"{prefix}{item.name}.")

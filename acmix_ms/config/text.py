@@ -61,7 +61,9 @@ def parse(text: str, source: str) -> Any:
         if not isinstance(next(events), yaml.StreamEndEvent):
             raise UserError(f"{source}: holds several documents; keep one")
     except yaml.YAMLError as error:
-        raise UserError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from error
+        what = getattr(error, "problem", None) or getattr(error, "reason", None) or "unreadable"
+        mark = getattr(error, "problem_mark", None)
+        raise UserError(f"{source} is not valid YAML: {what}{f' (line {mark.line + 1})' if mark else ''}") from error
     return value
 
 

@@ -182,6 +182,6 @@ class Loader(ABC):
         if wanted not in (None, self.num_classes):
             raise UserError(
                 f"model.num_classes={wanted}, but the data have {self.num_classes} classes: "
-                f"give model.num_classes={self.num_classes}, or check data.path"
+                "leave model.num_classes out, then the data decide, or check data.path"
             )
         return self.num_classes

@@ -124,7 +124,7 @@ def test_unreadable_image_stops_a_real_run_with_its_name(run_cli, tmp_path):
     broken.write_bytes(b"no image")
     result = run_cli(
         *("train.py", "--config", DIGITS, f"run_dir={run_cli.run_dir}", "optim.epochs=1"),
-        *("data.name=imagefolder", f"data.path={images}", "data.batch_size=4", "model.num_classes=null"),
+        *("data.name=imagefolder", f"data.path={images}", "data.batch_size=4"),
         "data.on_error=fail",
     )
     assert_one_line(result, str(broken))
@@ -164,7 +164,9 @@ def test_train_mistakes(call, tmp_path, monkeypatch):
         patch.setitem(sys.modules, "tensorboardX", None)
         assert "pip install tensorboardX" in wrong(call, *base, "train.events=true", f"run_dir={tmp_path / 'new'}")
         assert not (tmp_path / "new").exists()
-    assert "model.num_classes=7, but the data have 10" in wrong(call, *base, "model.num_classes=7")
+    seven = wrong(call, *base, "model.num_classes=7")
+    assert "model.num_classes=7, but the data have 10 classes: leave model.num_classes out" in seven
+    assert "task=segmentation: not built yet" in wrong(call, *base, "task=segmentation")
     assert "bf16" in wrong(call, *base, "train.precision=bf16")
     assert "none.ckpt does not exist" in wrong(call, *base, "model.init_checkpoint=none.ckpt")
     assert "runtime.device=GPU" in wrong(call, *base, "runtime.device=GPU")
@@ -191,7 +193,7 @@ def test_training_starts_from_given_weights(call, tmp_path, tiny_checkpoint):
 
 def test_fine_tuning_to_other_classes_and_resuming_it(call, tmp_path, tiny_checkpoint, capsys):
     images, run, given = make_images(tmp_path / "images", classes=("a", "b", "c")), tmp_path / "run", tiny_checkpoint
-    base = ("train", "--config", DIGITS, f"run_dir={run}", "model.name=tiny_net", "model.num_classes=null",
+    base = ("train", "--config", DIGITS, f"run_dir={run}", "model.name=tiny_net",
             "data.name=imagefolder", f"data.path={images}", "data.batch_size=6", "model.frozen_stages=1",
             "optim.layer_decay=0.5", f"model.init_checkpoint={given}", "train.allow_changes=true")  # fmt: skip
     call(*base, "optim.epochs=1", "train.resume=true")  # there is nothing to resume yet
@@ -231,7 +233,7 @@ def test_fine_tuning_with_larger_images_in_a_real_process(run_cli, tmp_path):
     checkpoint.save(source, create_model("acmix_pvt_tiny", num_classes=10, image_size=32).parameters_dict())
     run = run_cli.run_dir
     result = run_cli(
-        *("train.py", "--config", DIGITS, f"run_dir={run}", "model.name=acmix_pvt_tiny", "model.num_classes=null"),
+        *("train.py", "--config", DIGITS, f"run_dir={run}", "model.name=acmix_pvt_tiny"),
         *("data.name=imagefolder", f"data.path={images}", "data.batch_size=4", "data.image_size=64"),
         *("optim.name=adamw", "optim.epochs=1", "optim.lr=1e-4", "optim.min_lr=0", "optim.layer_decay=0.75"),
         *("model.frozen_stages=2", "model.kwargs.image_size=64", f"model.init_checkpoint={source}"),
@@ -287,7 +289,7 @@ def test_a_mindir_scores_as_its_checkpoint(call, tmp_path, tiny_checkpoint, batc
     assert "takes images of 32x32 pixels, but data.image_size=24: give data.image_size=32" in size
     assert "--image-size 24" in size
     images = make_images(tmp_path / "images")
-    two = wrong(call, *base, "data.name=imagefolder", f"data.path={images}", "model.num_classes=null")
+    two = wrong(call, *base, "data.name=imagefolder", f"data.path={images}")
     assert "gives 10 classes, the data have 2" in two
     file.write_bytes(b"text" * 100)
     assert "cannot be loaded as MINDIR" in wrong(call, *base)
@@ -304,7 +306,7 @@ def test_eval_mistakes(call, tmp_path, tiny_checkpoint):
     assert "tiny_net" in other
     assert "another architecture" in other
     images = make_images(tmp_path / "images")
-    two = wrong(call, *base, "data.name=imagefolder", f"data.path={images}", "model.num_classes=null",
+    two = wrong(call, *base, "data.name=imagefolder", f"data.path={images}",
                 "--checkpoint", tiny_checkpoint)  # fmt: skip
     assert "has 10 classes, the model 2" in two
     shutil.rmtree(images / "val" / "dog")

@@ -41,7 +41,7 @@ def test_each_seed_of_each_is_trained_once_and_summarised(tmp_path, trained, cap
     assert "| `swin_digits` | 1,234 | 91.00 ± 1.41 | 90.00, 92.00 |" in text
     assert "| `acmix_swin_digits` | 1,234 | 92.00 ± 1.41 | 91.00, 93.00 |" in text
     assert text in capsys.readouterr().out
-    with pytest.raises(UserError, match="optim.epochs=5, now it is 6"):
+    with pytest.raises(UserError, match="optim.epochs: 5 -> 6"):
         compare.main([*CONFIGS, where, "optim.epochs=6"])
 
 

@@ -22,7 +22,7 @@ from acmix_ms.engine import checkpoint, logger, precision
 from acmix_ms.engine.evaluation import evaluate
 from acmix_ms.engine.metrics import Accuracy
 from acmix_ms.engine.metrics.classification import label_rank
-from acmix_ms.engine.optim import build_optimizer, learning_rate, parameter_groups, set_learning_rate
+from acmix_ms.engine.optim import build_optimizer, learning_rate, parameter_groups, set_learning_rate, total_steps
 from acmix_ms.engine.trainer import Trainer
 from acmix_ms.errors import UserError
 from models import create_model
@@ -48,6 +48,47 @@ def test_schedule_values():
 def test_rate_scales_with_the_global_batch():
     cfg = OptimConfig(lr=5e-4, lr_reference_batch=512, epochs=1)
     assert learning_rate(0, cfg, steps_per_epoch=10, global_batch=1024) == pytest.approx(1e-3)
+
+
+def rates(config, steps, steps_per_epoch=5):
+    return [learning_rate(step, config, steps_per_epoch, global_batch=64) for step in steps]
+
+
+def test_steps_fall_at_the_milestones_in_the_unit_of_the_length():
+    cfg = OptimConfig(lr=1.0, epochs=12, schedule="step", milestones=[8, 11], gamma=0.1, warmup_iterations=4)
+    assert rates(cfg, [0, 2, 4, 39, 40, 54, 55, 59]) == pytest.approx([0, 0.5, 1, 1, 0.1, 0.1, 0.01, 0.01])
+    cfg = OptimConfig(lr=1.0, iterations=12, schedule="step", milestones=[8, 11], min_lr=0.05)
+    assert rates(cfg, [7, 8, 10, 11]) == pytest.approx([1, 0.1, 0.1, 0.05])
+
+
+def test_poly_and_cosine_end_with_the_iterations():
+    cfg = OptimConfig(lr=1.0, min_lr=0.1, iterations=44, schedule="poly", power=0.9, warmup_epochs=0.8)
+    assert rates(cfg, [4, 14, 44, 50]) == pytest.approx([1, 0.1 + 0.9 * 0.75**0.9, 0.1, 0.1])
+    cfg = OptimConfig(lr=1.0, iterations=40)
+    assert rates(cfg, [0, 20, 40]) == pytest.approx([1, 0.5, 0])
+
+
+def test_length_of_a_run():
+    assert total_steps(OptimConfig(epochs=3), 11) == 33
+    assert total_steps(OptimConfig(epochs=3, iterations=7), 11) == 7
+    with pytest.raises(UserError, match="optim.warmup_iterations=34: longer than the 33 steps of the run"):
+        total_steps(OptimConfig(epochs=3, warmup_iterations=34), 11)
+    with pytest.raises(UserError, match="optim.warmup_epochs=2.0: longer than the 7 steps"):
+        total_steps(OptimConfig(iterations=7, warmup_epochs=2.0), 11)
+
+
+def test_a_run_in_iterations_ends_within_an_epoch_validated_and_saved(tmp_path, capsys):
+    trainer = make_trainer(tmp_path, optim__iterations=14)  # 11 steps are an epoch
+    result = trainer.fit()
+    assert (result["steps"], result["epochs"]) == (14, 2)
+    rows = list(csv.DictReader(open(tmp_path / "log.csv")))
+    assert [(row["epoch"], row["step"]) for row in rows] == [("1", "11"), ("2", "14")]
+    assert "epoch 2/2  validation" in capsys.readouterr().out
+    saved = checkpoint.read(tmp_path / "last.ckpt")
+    assert (saved.meta["step"], saved.meta["top1"] is not None) == (14, True)
+    done = make_trainer(tmp_path, optim__iterations=14, train__resume=True)
+    assert done.fit()["steps"] == 14, "nothing is left to do"
+    assert list(csv.DictReader(open(tmp_path / "log.csv"))) == rows
 
 
 def test_no_decay_for_norms_biases_and_rates():
