@@ -17,6 +17,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from acmix_ms.checkout import shipped
 from acmix_ms.errors import UserError, closest
 
 
@@ -138,10 +139,12 @@ SHORTHANDS = {"resume": "train.resume", "recompute": "train.recompute"}
 def load(path: Union[str, os.PathLike], overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file with its bases, apply ``key=value`` overrides, check everything.
 
+    ``configs/...`` is also found where the working folder has no such file: among the project's own.
+
     Raises:
         UserError: missing or unreadable file, unknown key, wrong type, value out of range; one line each.
     """
-    path = Path(path)
+    path = shipped(path)
     values = OmegaConf.merge(_read(path, ()), _parse_overrides(overrides))
     config = from_dict(values)
     if config.run_dir is None:

@@ -16,9 +16,10 @@ from acmix_ms.ops import kernels
 from acmix_ms.ops.base import check_multiple, check_odd, check_positive
 from acmix_ms.ops.fold import Costs, fold_norm
 from acmix_ms.ops.neighborhood import aggregate, unfold
-from models.layers import resize_table
-from models.registry import register_model
-from models.resnet import DEPTHS, ResNet, spatial_builder
+
+from .layers import resize_table
+from .registry import register_model
+from .resnet import DEPTHS, ResNet, spatial_builder
 
 
 def _size(*cells: nn.Cell) -> int:

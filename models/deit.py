@@ -11,7 +11,8 @@ from mindspore.common.initializer import TruncatedNormal, initializer
 
 from acmix_ms.ops import GlobalACmix
 from acmix_ms.ops.kernels import LayerNorm
-from models.layers import (
+
+from .layers import (
     DropPath,
     Mlp,
     add_class_token,
@@ -20,7 +21,7 @@ from models.layers import (
     init_transformer,
     resize_positions,
 )
-from models.registry import register_model
+from .registry import register_model
 
 NORM_EPS = 1e-6
 PATCH = 16

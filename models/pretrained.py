@@ -13,7 +13,8 @@ from mindspore import nn
 from acmix_ms import runtime
 from acmix_ms.engine import checkpoint, finetune
 from acmix_ms.errors import UserError
-from models import manifest
+
+from . import manifest
 
 logger = logging.getLogger(__name__)
 

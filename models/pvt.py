@@ -12,7 +12,8 @@ from mindspore.common.initializer import TruncatedNormal, initializer
 from acmix_ms.ops import SpatialReductionACmix
 from acmix_ms.ops.functional import pad_to_at_least
 from acmix_ms.ops.kernels import LayerNorm
-from models.layers import (
+
+from .layers import (
     DropPath,
     Mlp,
     add_class_token,
@@ -21,7 +22,7 @@ from models.layers import (
     init_transformer,
     resize_positions,
 )
-from models.registry import register_model
+from .registry import register_model
 
 NORM_EPS = 1e-6  # of the blocks; the patch embeddings have 1e-5, as in PVT's code
 DIMS, HEADS = (64, 128, 320, 512), (1, 2, 5, 8)

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from mindspore import Tensor, nn
 
 from acmix_ms.ops import ACmix
-from models.layers import ZeroPadMaxPool, block_layers, init_convnet
-from models.registry import register_model
+
+from .layers import ZeroPadMaxPool, block_layers, init_convnet
+from .registry import register_model
 
 EXPANSION = 4
 

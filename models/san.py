@@ -9,8 +9,9 @@ from __future__ import annotations
 from mindspore import Tensor, nn
 
 from acmix_ms.ops import PatchwiseACmix
-from models.layers import block_layers, init_convnet
-from models.registry import register_model
+
+from .layers import block_layers, init_convnet
+from .registry import register_model
 
 KERNELS = (3, 7, 7, 7, 7)
 WIDTH = 64  # of the first layer

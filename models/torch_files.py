@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from acmix_ms.errors import UserError
-from models import manifest
+
+from . import manifest
 
 ENDINGS = (".pth", ".pt", ".npz", ".safetensors")
 WRAPPERS = ("model", "state_dict", "state_dict_ema", "module")  # where training scripts keep it

@@ -49,10 +49,9 @@ def main(argv: list[str] | None = None) -> int:
     from acmix_ms.analysis import figures
     from acmix_ms.data import create_loader
     from acmix_ms.engine import checkpoint
-    from models import create_model
+    from models import build
 
-    net = create_model(cfg.model.name, num_classes=cfg.model.num_classes, **cfg.model.kwargs)
-    checkpoint.load_weights(net, best)
+    net = build.net_of(cfg, checkpoint.read(best), str(best)).cell
     images, _ = next(create_loader(cfg.data, "val").epoch(0))
     try:
         target = folder / f"{cfg.model.name}.mindir"
