@@ -42,4 +42,4 @@ smoke-%:
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache rank_* kernel_meta
-	find acmix_ms models scripts tests -name __pycache__ -exec rm -rf {} +
+	find acmix_ms models benchmarks scripts tests -name __pycache__ -exec rm -rf {} +

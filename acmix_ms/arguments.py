@@ -6,6 +6,8 @@ import argparse
 
 from acmix_ms.errors import UserError
 
+LARGEST_SIDE = 8192  # of an image, in pixels
+
 
 class ArgumentParser(argparse.ArgumentParser):
     """An `argparse.ArgumentParser` that raises `UserError` instead of printing its usage and leaving."""
@@ -26,9 +28,19 @@ class ArgumentParser(argparse.ArgumentParser):
 
 def positive_int(text: str) -> int:
     """An argparse type."""
-    if not text.isdecimal() or int(text) < 1:
+    if not text.isdecimal() or len(text) > 18 or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
+
+
+def sides_or_dynamic(text: str) -> tuple[int, int] | None:
+    """An argparse type: ``N`` or ``HxW`` as (H, W), or None for ``dynamic``."""
+    if text == "dynamic":
+        return None
+    sides = tuple(positive_int(side) for side in text.split("x"))
+    if len(sides) > 2 or max(sides) > LARGEST_SIDE:
+        raise argparse.ArgumentTypeError(f"{text!r} is no N or HxW up to {LARGEST_SIDE}")
+    return sides if len(sides) == 2 else 2 * sides
 
 
 def size_or_dynamic(text: str) -> int | None:

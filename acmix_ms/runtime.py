@@ -12,6 +12,7 @@ import platform
 import random
 import re
 import sys
+import tempfile
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -170,6 +171,35 @@ def pynative() -> Iterator[None]:
         ms.set_context(mode=before)
 
 
+@contextlib.contextmanager
+def own_words() -> Iterator[None]:
+    """What MindSpore's C++ says to stderr, past Python, is held back while the block runs; a `UserError` that ends it
+    says the same in one line, so then it is forgotten.
+    """
+    sys.stderr.flush()
+    try:
+        terminal = os.dup(2)
+    except OSError:  # stderr is closed
+        yield
+        return
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        refused = False
+        try:
+            yield
+        except UserError:
+            refused = True
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            said.seek(0)
+            with contextlib.suppress(OSError):  # nobody listens any more
+                for line in () if refused else said:
+                    os.write(2, line)
+
+
 def assign(parameter, value) -> None:
     """Set a Parameter to an array. An operator, because a graph that has run may go on with the value before
     ``set_data``.
@@ -220,7 +250,7 @@ def _join_group() -> None:
     )
     if rank():
         print(f"rank {rank()} of {world_size()} on {platform.node()}: rank 0 tells how it goes", flush=True)
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # until the process ends
+        sys.stdout = open(os.devnull, "w", encoding="utf-8", errors="backslashreplace")  # until the process ends
 
 
 def _resolve_device(device: str) -> str:

@@ -104,7 +104,8 @@ def config_of_export(path: str, overrides: Sequence[str] = ()) -> config.Config:
     """
     about = description.read(path)
     prepare = about.preprocess
-    known = ["model.num_classes=null", f"data.image_size={prepare.crop}", f"data.interpolation={prepare.interpolation}"]
+    known = [f"task={about.task}", "model.num_classes=null", f"data.image_size={prepare.crop}"]
+    known += [f"data.interpolation={prepare.interpolation}", f"data.resize={prepare.resize_method}"]
     known.append(f"data.eval_crop_ratio={prepare.crop / prepare.resize}")
     return config_of_model(about.model, [*known, *overrides])
 
@@ -114,8 +115,9 @@ def create(cfg: config.Config, num_classes: int) -> nn.Cell:
     """The net that a configuration describes, with random weights.
 
     Raises:
-        UserError: unknown model, or arguments that it does not take.
+        UserError: unknown model, or arguments that it does not take; another task than classification.
     """
+    config.require_task(cfg, "classification")
     from .registry import create_model
 
     return create_model(cfg.model.name, num_classes=num_classes, **cfg.model.kwargs)
@@ -135,7 +137,7 @@ def net_of(
     """The net of ``cfg`` with the weights of a checkpoint that came from ``path``, or random ones.
 
     Args:
-        num_classes: by default as many as the checkpoint has, or ``cfg``, or 1000.
+        num_classes: by default as many as the checkpoint has, or ``cfg``; 10 of digits, else 1000.
 
     Raises:
         UserError: the checkpoint is of another net.
@@ -143,7 +145,8 @@ def net_of(
     from acmix_ms.engine import checkpoint
 
     meta = saved.meta if saved else {}
-    count = num_classes or meta.get("num_classes") or cfg.model.num_classes or 1000
+    count = num_classes or meta.get("num_classes") or cfg.model.num_classes
+    count = count or (10 if cfg.data.name == "digits" else 1000)
     cell = create(cfg, count).set_train(False)
     if saved:
         checkpoint.assign_weights(cell, saved, path)
@@ -172,6 +175,8 @@ def open_net(path: str, args: Namespace, *, mode: str = "graph") -> Opened:
         require_checkpoint(path)
         about = description.read(path)
         runtime.start("auto", mode)
+        if about.task != "classification":
+            raise UserError(f"{path} is for {about.task}: only files for classification are run here")
         return Opened(open_file(path), about.preprocess, about.classes, precision=about.precision)
     cfg, saved = read(args)
     runtime.start(cfg.runtime.device, mode, cfg.seed)

@@ -18,8 +18,8 @@ from acmix_ms.ops.fold import Costs, fold_norm
 from acmix_ms.ops.neighborhood import aggregate, unfold
 
 from .layers import resize_table
-from .registry import register_model
-from .resnet import DEPTHS, ResNet, spatial_builder
+from .registry import register_model, split_arguments
+from .resnet import DEPTHS, OWN, ResNet, operator_resnet, spatial_builder
 
 
 def _size(*cells: nn.Cell) -> int:
@@ -266,9 +266,13 @@ def _local_relation(stage: int, channels: int, stride: int) -> nn.Cell:
     return LocalRelation(channels, stride)
 
 
-def _sasa(depth: int, num_classes: int, features_only: bool = False, in_channels: int = 3, **operator) -> ResNet:
-    options = {"features_only": features_only, "in_channels": in_channels}
-    return ResNet(DEPTHS[depth], num_classes, operator={"mix": "attention", **operator}, **options)
+def _sasa(depth: int, num_classes: int, **kwargs) -> ResNet:
+    return operator_resnet(num_classes, {"depths": DEPTHS[depth]}, {"mix": "attention"}, **kwargs)
+
+
+def _competitor(num_classes: int, net: dict, **kwargs) -> ResNet:
+    options, _ = split_arguments(kwargs, ResNet, without=OWN)
+    return ResNet(DEPTHS[50], num_classes, **net, **options)
 
 
 @register_model
@@ -292,13 +296,13 @@ def sasa_resnet50(num_classes: int = 1000, **kwargs) -> ResNet:
 @register_model
 def aa_resnet50(num_classes: int = 1000, **kwargs) -> ResNet:
     """AA-ResNet-50: attention-augmented 3x3 convolutions in the last three stages."""
-    return ResNet(DEPTHS[50], num_classes, operator=_augmented, **kwargs)
+    return _competitor(num_classes, {"operator": _augmented}, **kwargs)
 
 
 @register_model
 def botnet50(num_classes: int = 1000, **kwargs) -> ResNet:
     """BoTNet-50: all-to-all attention with relative positions in the three blocks of the last stage."""
-    return ResNet(DEPTHS[50], num_classes, operator=_bottleneck_attention, **kwargs)
+    return _competitor(num_classes, {"operator": _bottleneck_attention}, **kwargs)
 
 
 @register_model
@@ -308,4 +312,5 @@ def lrnet50(num_classes: int = 1000, **kwargs) -> ResNet:
     The layers are widened to the cost of ResNet-50, as its authors did. Theirs has 100 channels in the first stage,
     which groups of 8 do not divide.
     """
-    return ResNet(DEPTHS[50], num_classes, operator=_local_relation, spatial_widths=(104, 200, 400, 800), **kwargs)
+    net = {"operator": _local_relation, "spatial_widths": (104, 200, 400, 800)}
+    return _competitor(num_classes, net, **kwargs)

@@ -9,7 +9,8 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import TruncatedNormal, initializer
 
-from acmix_ms.ops import GlobalACmix
+from acmix_ms.backbone import Backbone
+from acmix_ms.ops import GlobalACmix, SpatialReductionACmix
 from acmix_ms.ops.kernels import LayerNorm
 
 from .layers import (
@@ -21,7 +22,7 @@ from .layers import (
     init_transformer,
     resize_positions,
 )
-from .registry import register_model
+from .registry import register_model, split_arguments
 
 NORM_EPS = 1e-6
 PATCH = 16
@@ -54,7 +55,7 @@ class Block(nn.Cell):
         return x + self.drop_path(self.mlp(self.norm2(x)), 1)
 
 
-class VisionTransformer(nn.Cell):
+class VisionTransformer(Backbone):
     """Images (B, in_channels, H, W), sides of at least 16 -> logits (B, num_classes).
 
     With ``features_only=True`` one map (B, dim, H // 16, W // 16) in a tuple: a plain transformer is no pyramid.
@@ -128,16 +129,21 @@ class VisionTransformer(nn.Cell):
         return translated
 
 
+OWN = ("operator", "sr_ratio", "qkv_bias", "attn_drop", "proj_drop")  # the net's to say
+
+
+def _deit(num_classes: int, fixed: dict, **kwargs) -> VisionTransformer:
+    net, operator = split_arguments(kwargs, VisionTransformer, SpatialReductionACmix, without=(*OWN, *fixed))
+    return VisionTransformer(num_classes, operator={**fixed, **operator}, **net)
+
+
 @register_model
 def deit_tiny(num_classes: int = 1000, **kwargs) -> VisionTransformer:
     """Plain DeiT-T: 5.7M parameters."""
-    return VisionTransformer(num_classes, operator={"mix": "attention"}, **kwargs)
+    return _deit(num_classes, {"mix": "attention"}, **kwargs)
 
 
 @register_model
-def acmix_deit_tiny(
-    num_classes: int = 1000, *, shift: str = "learned", mix: str = "learned", conv_kernel_size: int = 3, **kwargs
-) -> VisionTransformer:
-    """DeiT-T with global ACmix in every block."""
-    operator = {"shift": shift, "mix": mix, "conv_kernel_size": conv_kernel_size}
-    return VisionTransformer(num_classes, operator=operator, **kwargs)
+def acmix_deit_tiny(num_classes: int = 1000, **kwargs) -> VisionTransformer:
+    """DeiT-T with global ACmix in every block; takes ``shift``, ``mix`` and ``conv_kernel_size`` too."""
+    return _deit(num_classes, {}, **kwargs)

@@ -126,7 +126,7 @@ def drop_path_rates(rate: float, depths: tuple[int, ...]) -> list[list[float]]:
 def block_layers(
     blocks: str, depth: int, before: tuple[str, ...] = (), after: tuple[str, ...] = ()
 ) -> tuple[tuple[str, ...], ...]:
-    """The layers of one stage, for ``stages`` of a model (see `acmix_ms.engine.finetune`), as prefixes of parameters.
+    """The layers of one stage, for ``stages`` of a `acmix_ms.backbone.Backbone`, as prefixes of parameters.
 
     Each of the ``depth`` blocks ``<blocks>.<i>`` is one; what comes before and after them goes with the first and last.
     """

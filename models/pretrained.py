@@ -11,6 +11,7 @@ import numpy as np
 from mindspore import nn
 
 from acmix_ms import runtime
+from acmix_ms.backbone import layout
 from acmix_ms.engine import checkpoint, finetune
 from acmix_ms.errors import UserError
 
@@ -45,7 +46,7 @@ def load_torch_state(net: nn.Cell, state: Mapping[str, np.ndarray], *, drop_head
     Nothing is loaded unless everything fits.
 
     Args:
-        net: the Cell; a model names the prefixes of its classifier in ``head_names``.
+        net: the Cell.
         state: official names -> arrays (ACmix-ResNet, ACmix-Swin, torchvision ResNet, official Swin, or the official
             operator's own names for a bare Cell). Buffers that our Cells compute themselves are ignored.
         drop_head: leave the classifier as it is where the state has none that fits (another ``num_classes``, or
@@ -66,8 +67,8 @@ def load_torch_state(net: nn.Cell, state: Mapping[str, np.ndarray], *, drop_head
     misshaped = [n for n, p in parameters.items() if n in arrays and arrays[n].shape != tuple(p.shape)]
     dropped: list[str] = []
     if drop_head:
-        heads = getattr(net, "head_names", ())
-        dropped = [name for name in missing + unexpected + misshaped if name.partition(".")[0] in heads]
+        heads = layout(net).head_names
+        dropped = [name for name in missing + unexpected + misshaped if finetune.belongs(name, heads)]
         if dropped:
             logger.warning("the head was dropped, these stay as initialised or unused: %s", ", ".join(dropped))
 

@@ -9,6 +9,7 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import TruncatedNormal, initializer
 
+from acmix_ms.backbone import Backbone
 from acmix_ms.ops import SpatialReductionACmix
 from acmix_ms.ops.functional import pad_to_at_least
 from acmix_ms.ops.kernels import LayerNorm
@@ -22,7 +23,7 @@ from .layers import (
     init_transformer,
     resize_positions,
 )
-from .registry import register_model
+from .registry import register_model, split_arguments
 
 NORM_EPS = 1e-6  # of the blocks; the patch embeddings have 1e-5, as in PVT's code
 DIMS, HEADS = (64, 128, 320, 512), (1, 2, 5, 8)
@@ -62,7 +63,7 @@ class Block(nn.Cell):
         return x + self.drop_path(self.mlp(self.norm2(x)), 1)
 
 
-class PyramidVisionTransformer(nn.Cell):
+class PyramidVisionTransformer(Backbone):
     """Images (B, in_channels, H, W) of any size -> logits (B, num_classes), or the maps of the four stages.
 
     Position embeddings belong to ``image_size`` and are resized (bilinear) to whatever comes in.
@@ -164,14 +165,12 @@ class PyramidVisionTransformer(nn.Cell):
 DEPTHS = {"tiny": (2, 2, 2, 2), "small": (3, 4, 6, 3), "medium": (3, 4, 18, 3), "large": (3, 8, 27, 3)}
 
 
-def _pvt(size: str, num_classes: int, operator: dict, **kwargs) -> PyramidVisionTransformer:
-    return PyramidVisionTransformer(DEPTHS[size], num_classes, operator=operator, **kwargs)
+OWN = ("depths", "operator", "sr_ratio", "qkv_bias", "attn_drop", "proj_drop")  # the net's to say
 
 
-def _acmix_pvt(
-    size: str, num_classes: int, *, shift: str = "learned", mix: str = "learned", conv_kernel_size: int = 3, **kwargs
-) -> PyramidVisionTransformer:
-    return _pvt(size, num_classes, {"shift": shift, "mix": mix, "conv_kernel_size": conv_kernel_size}, **kwargs)
+def _pvt(size: str, num_classes: int, fixed: dict, **kwargs) -> PyramidVisionTransformer:
+    net, operator = split_arguments(kwargs, PyramidVisionTransformer, SpatialReductionACmix, without=(*OWN, *fixed))
+    return PyramidVisionTransformer(DEPTHS[size], num_classes, operator={**fixed, **operator}, **net)
 
 
 @register_model
@@ -201,22 +200,22 @@ def pvt_large(num_classes: int = 1000, **kwargs) -> PyramidVisionTransformer:
 @register_model
 def acmix_pvt_tiny(num_classes: int = 1000, **kwargs) -> PyramidVisionTransformer:
     """PVT-ACmix-T: 13.4M parameters; takes ``shift``, ``mix`` and ``conv_kernel_size`` too."""
-    return _acmix_pvt("tiny", num_classes, **kwargs)
+    return _pvt("tiny", num_classes, {}, **kwargs)
 
 
 @register_model
 def acmix_pvt_small(num_classes: int = 1000, **kwargs) -> PyramidVisionTransformer:
     """PVT-ACmix-S: 24.8M parameters; takes ``shift``, ``mix`` and ``conv_kernel_size`` too."""
-    return _acmix_pvt("small", num_classes, **kwargs)
+    return _pvt("small", num_classes, {}, **kwargs)
 
 
 @register_model
 def acmix_pvt_medium(num_classes: int = 1000, **kwargs) -> PyramidVisionTransformer:
     """PVT-ACmix-M; takes ``shift``, ``mix`` and ``conv_kernel_size`` too."""
-    return _acmix_pvt("medium", num_classes, **kwargs)
+    return _pvt("medium", num_classes, {}, **kwargs)
 
 
 @register_model
 def acmix_pvt_large(num_classes: int = 1000, **kwargs) -> PyramidVisionTransformer:
     """PVT-ACmix-L; takes ``shift``, ``mix`` and ``conv_kernel_size`` too."""
-    return _acmix_pvt("large", num_classes, **kwargs)
+    return _pvt("large", num_classes, {}, **kwargs)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import fnmatch
+import inspect
+import math
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 
 from mindspore import nn
 
@@ -74,7 +77,69 @@ def create_model(
 def _build(name: str, num_classes: int, kwargs: dict) -> nn.Cell:
     try:
         return _BUILDERS[name](num_classes=num_classes, **kwargs)
+    except UserError as error:
+        raise UserError(f"model {name!r}: {error}") from error
     except TypeError as error:
-        if "unexpected keyword argument" in str(error):
+        if "keyword argument" in str(error):
             raise UserError(f"model {name!r} does not take this argument: {error}") from error
         raise
+
+
+def split_arguments(
+    given: Mapping[str, object], net: type, operator: type | None = None, *, without: tuple[str, ...] = ()
+) -> tuple[dict, dict]:
+    """Which keyword arguments of a model go to its net, and which to its operators.
+
+    Args:
+        given: what the caller of `create_model` gave.
+        net, operator: classes whose arguments these may be (of the operator the keyword-only ones: the net gives it its
+            sizes); the first that has a name gets it.
+        without: arguments of theirs that the model itself sets.
+
+    Raises:
+        UserError: an unknown name, with all that there are; a value that cannot be of the annotated kind.
+    """
+    takers = [
+        {
+            name: parameter.annotation
+            for name, parameter in inspect.signature(taker.__init__).parameters.items()
+            if name not in ("self", "num_classes", *without)
+            and (taker is net or parameter.kind is inspect.Parameter.KEYWORD_ONLY)
+        }
+        for taker in (net, operator)
+        if taker
+    ]
+    parts: tuple[dict, dict] = ({}, {})
+    for name, value in given.items():
+        place = next((i for i, taker in enumerate(takers) if name in taker), None)
+        if place is None:
+            known = ", ".join(sorted({known for taker in takers for known in taker}))
+            raise UserError(f"does not take this argument: {name}={value!r}; it takes {known}")
+        wanted = _wanted(name, value, takers[place][name])
+        if wanted:
+            raise UserError(f"{name}={value!r}: give {wanted}")
+        parts[place][name] = value
+    return parts
+
+
+def _wanted(name: str, value: object, annotation: str) -> str | None:
+    """What has to be given instead of a value; None if it may be right. ``annotation``: as the source has it."""
+    sides = re.fullmatch(r"tuple\[(int(?:, int)*)\]", annotation)
+    if sides:
+        count = sides.group(1).count("int")
+        good = isinstance(value, (list, tuple)) and len(value) == count and all(map(_counts, value))
+        return None if good else f"{count} integers of at least 1"
+    if annotation == "int":
+        return None if _counts(value) else "an integer of at least 1"
+    if annotation == "bool":
+        return None if isinstance(value, bool) else "true or false"
+    if annotation == "float":
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+        if "drop" in name:
+            return None if number and value < 1 else "a rate from 0 to below 1"
+        return None if number and value > 0 else "a finite number above 0"
+    return None
+
+
+def _counts(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

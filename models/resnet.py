@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 from mindspore import Tensor, nn
 
+from acmix_ms.backbone import Backbone
 from acmix_ms.ops import ACmix
 
 from .layers import ZeroPadMaxPool, block_layers, init_convnet
-from .registry import register_model
+from .registry import register_model, split_arguments
 
 EXPANSION = 4
 
@@ -52,7 +53,7 @@ class Bottleneck(nn.Cell):
         return self.relu(self.bn3(self.conv3(y)) + identity)
 
 
-class ResNet(nn.Cell):
+class ResNet(Backbone):
     """Images (B, in_channels, H, W) -> logits (B, num_classes), or the maps of the four stages.
 
     Args:
@@ -84,8 +85,8 @@ class ResNet(nn.Cell):
     ):
         super().__init__()
         self.features_only = features_only
-        self.any_size = operator is None  # nothing in it is made for one image size, so that a file can leave it open
-        self.head_names = ("fc",)  # what another num_classes or features_only changes
+        self.any_size = operator is None
+        self.head_names = ("fc",)
         blocks = [block_layers(f"layer{i + 1}", depths[i]) for i in range(4)]
         self.stages = ((("conv1", "bn1"),), *blocks)
         first = 4 if stem == "imagenet" else 2
@@ -129,56 +130,70 @@ DEPTHS = {26: (1, 2, 4, 1), 38: (2, 3, 5, 2), 50: (3, 4, 6, 3)}
 DIGITS = {"depths": (1, 1, 1, 1), "widths": (16, 32, 64, 128), "stem": "small"}
 
 
+def _resnet(num_classes: int, net: dict, **kwargs) -> ResNet:
+    options, _ = split_arguments(kwargs, ResNet, without=tuple(net))
+    return ResNet(num_classes=num_classes, **net, **options)
+
+
+def operator_resnet(num_classes: int, net: dict, fixed: dict, **kwargs) -> ResNet:
+    """A ResNet with ACmix in the place of its 3x3 convolutions.
+
+    Args:
+        net: arguments of `ResNet` that make the model what it is.
+        fixed: such arguments of `ACmix`.
+        kwargs: further ones of either.
+    """
+    options, operator = split_arguments(kwargs, ResNet, ACmix, without=(*OWN, *fixed))
+    return ResNet(num_classes=num_classes, operator={**fixed, **operator}, **net, **options)
+
+
+# What the net itself says of its operators and stages.
+OWN = ("depths", "stride", "operator", "widths", "spatial_widths", "stem")
+
+
 @register_model
 def resnet26(num_classes: int = 1000, **kwargs) -> ResNet:
     """Plain ResNet-26: 13.7M parameters, 2.3G multiply-adds at 224."""
-    return ResNet(DEPTHS[26], num_classes, **kwargs)
+    return _resnet(num_classes, {"depths": DEPTHS[26]}, **kwargs)
 
 
 @register_model
 def resnet38(num_classes: int = 1000, **kwargs) -> ResNet:
     """Plain ResNet-38: 19.6M parameters, 3.2G multiply-adds at 224."""
-    return ResNet(DEPTHS[38], num_classes, **kwargs)
+    return _resnet(num_classes, {"depths": DEPTHS[38]}, **kwargs)
 
 
 @register_model
 def resnet50(num_classes: int = 1000, **kwargs) -> ResNet:
     """Plain ResNet-50: 25.6M parameters, 4.1G multiply-adds at 224."""
-    return ResNet(DEPTHS[50], num_classes, **kwargs)
+    return _resnet(num_classes, {"depths": DEPTHS[50]}, **kwargs)
 
 
 @register_model
 def resnet_digits(num_classes: int = 1000, **kwargs) -> ResNet:
     """Plain twin of `acmix_resnet_digits`."""
-    return ResNet(num_classes=num_classes, **DIGITS, **kwargs)
-
-
-def _acmix_resnet(
-    num_classes: int, net: dict, *, features_only: bool = False, in_channels: int = 3, **operator
-) -> ResNet:
-    options = {"features_only": features_only, "in_channels": in_channels, "operator": operator}
-    return ResNet(num_classes=num_classes, **net, **options)
+    return _resnet(num_classes, DIGITS, **kwargs)
 
 
 @register_model
 def acmix_resnet26(num_classes: int = 1000, **kwargs) -> ResNet:
     """ResNet-ACmix 26: 10.5M parameters. Keyword arguments of `ACmix` (``shift``, ``mix``, ...) are passed on."""
-    return _acmix_resnet(num_classes, {"depths": DEPTHS[26]}, **kwargs)
+    return operator_resnet(num_classes, {"depths": DEPTHS[26]}, {}, **kwargs)
 
 
 @register_model
 def acmix_resnet38(num_classes: int = 1000, **kwargs) -> ResNet:
     """ResNet-ACmix 38: 14.4M parameters. Keyword arguments of `ACmix` (``shift``, ``mix``, ...) are passed on."""
-    return _acmix_resnet(num_classes, {"depths": DEPTHS[38]}, **kwargs)
+    return operator_resnet(num_classes, {"depths": DEPTHS[38]}, {}, **kwargs)
 
 
 @register_model
 def acmix_resnet50(num_classes: int = 1000, **kwargs) -> ResNet:
     """ResNet-ACmix 50: 18.3M parameters. Keyword arguments of `ACmix` (``shift``, ``mix``, ...) are passed on."""
-    return _acmix_resnet(num_classes, {"depths": DEPTHS[50]}, **kwargs)
+    return operator_resnet(num_classes, {"depths": DEPTHS[50]}, {}, **kwargs)
 
 
 @register_model
 def acmix_resnet_digits(num_classes: int = 1000, **kwargs) -> ResNet:
     """Small ResNet-ACmix for 32x32 images: one block in each stage, 16 to 128 channels, stem of stride 2."""
-    return _acmix_resnet(num_classes, DIGITS, **kwargs)
+    return operator_resnet(num_classes, DIGITS, {}, **kwargs)

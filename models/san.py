@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from mindspore import Tensor, nn
 
+from acmix_ms.backbone import Backbone
 from acmix_ms.ops import PatchwiseACmix
 
 from .layers import block_layers, init_convnet
-from .registry import register_model
+from .registry import register_model, split_arguments
 
 KERNELS = (3, 7, 7, 7, 7)
 WIDTH = 64  # of the first layer
@@ -38,7 +39,7 @@ class Bottleneck(nn.Cell):
         return self.conv(self.relu(self.bn2(y))) + x
 
 
-class SAN(nn.Cell):
+class SAN(Backbone):
     """Images (B, in_channels, H, W) -> logits (B, num_classes), or the maps of the last four layers.
 
     Args:
@@ -112,60 +113,59 @@ SIZES = {
 }
 
 
-def _san(size: str, num_classes: int, features_only: bool = False, in_channels: int = 3, **operator) -> SAN:
-    return SAN(
-        num_classes=num_classes,
-        features_only=features_only,
-        in_channels=in_channels,
-        operator=operator,
-        **SIZES[size],
-    )
+# What the net itself says of its operators and layers.
+OWN = ("depths", "operator", "width", "kernels", "rel_channels", "attn_kernel_size", "stride", "dilation")
+
+
+def _san(size: str, num_classes: int, fixed: dict, **kwargs) -> SAN:
+    options, operator = split_arguments(kwargs, SAN, PatchwiseACmix, without=(*OWN, *fixed))
+    shared = {"share_channels": 4} if size == "digits" else {}  # its first layer has 4 channels of v, not 8
+    return SAN(num_classes=num_classes, operator={**shared, **fixed, **operator}, **SIZES[size], **options)
 
 
 @register_model
 def san10(num_classes: int = 1000, **kwargs) -> SAN:
     """Plain SAN-10 (patchwise): 11.8M parameters, 1.9G multiply-adds at 224."""
-    return _san("10", num_classes, mix="attention", **kwargs)
+    return _san("10", num_classes, {"mix": "attention"}, **kwargs)
 
 
 @register_model
 def san15(num_classes: int = 1000, **kwargs) -> SAN:
     """Plain SAN-15 (patchwise): 16.2M parameters, 2.6G multiply-adds at 224."""
-    return _san("15", num_classes, mix="attention", **kwargs)
+    return _san("15", num_classes, {"mix": "attention"}, **kwargs)
 
 
 @register_model
 def san19(num_classes: int = 1000, **kwargs) -> SAN:
     """Plain SAN-19 (patchwise): 20.5M parameters, 3.3G multiply-adds at 224."""
-    return _san("19", num_classes, mix="attention", **kwargs)
+    return _san("19", num_classes, {"mix": "attention"}, **kwargs)
 
 
 @register_model
 def acmix_san10(num_classes: int = 1000, **kwargs) -> SAN:
     """SAN-ACmix 10: 12.0M parameters. Keyword arguments of `PatchwiseACmix` (``shift``, ``mix``, ...) are passed on."""
-    return _san("10", num_classes, **kwargs)
+    return _san("10", num_classes, {}, **kwargs)
 
 
 @register_model
 def acmix_san15(num_classes: int = 1000, **kwargs) -> SAN:
     """SAN-ACmix 15: 16.4M parameters. Keyword arguments of `PatchwiseACmix` (``shift``, ``mix``, ...) are passed on."""
-    return _san("15", num_classes, **kwargs)
+    return _san("15", num_classes, {}, **kwargs)
 
 
 @register_model
 def acmix_san19(num_classes: int = 1000, **kwargs) -> SAN:
     """SAN-ACmix 19: 20.8M parameters. Keyword arguments of `PatchwiseACmix` (``shift``, ``mix``, ...) are passed on."""
-    return _san("19", num_classes, **kwargs)
+    return _san("19", num_classes, {}, **kwargs)
 
 
-# The first layer of the small ones has 4 channels of v, so that 4 instead of 8 channels share their weights.
 @register_model
 def san_digits(num_classes: int = 1000, **kwargs) -> SAN:
     """A small plain SAN (patchwise) for 32x32 images."""
-    return _san("digits", num_classes, mix="attention", share_channels=4, **kwargs)
+    return _san("digits", num_classes, {"mix": "attention"}, **kwargs)
 
 
 @register_model
 def acmix_san_digits(num_classes: int = 1000, **kwargs) -> SAN:
     """`san_digits` with ACmix; takes keyword arguments of `PatchwiseACmix` (``shift``, ``mix``, ...) too."""
-    return _san("digits", num_classes, **{"share_channels": 4, **kwargs})
+    return _san("digits", num_classes, {}, **kwargs)

@@ -8,11 +8,12 @@ from __future__ import annotations
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from acmix_ms.backbone import Backbone
 from acmix_ms.ops import WindowACmix
 from acmix_ms.ops.kernels import Dense, LayerNorm, on_cpu, permute_rows, zero_pad
 
 from .layers import DropPath, Mlp, block_layers, drop_path_rates, init_transformer, round_up
-from .registry import register_model
+from .registry import register_model, split_arguments
 
 # What the official code adds to logits across a border; exp(-100) vanishes in fp32, and it fits fp16.
 MASKED = -100.0
@@ -184,7 +185,7 @@ class SwinStage(nn.Cell):
         return x
 
 
-class SwinTransformer(nn.Cell):
+class SwinTransformer(Backbone):
     """Images (B, in_channels, H, W) of any size -> logits (B, num_classes), or the maps of the four stages.
 
     Args:
@@ -219,7 +220,6 @@ class SwinTransformer(nn.Cell):
     ):
         super().__init__()
         self.features_only = features_only
-        # What another num_classes or features_only changes.
         self.head_names = ("norm", "norms", "head") if features_only else ("head",)
         # A downsampling belongs to the stage before it, as in the official code.
         merges = [(f"layers.{i}.downsample",) if i < 3 else () for i in range(4)]
@@ -281,14 +281,17 @@ SIZES = {
 }
 
 
+OWN = ("operator", "qkv_bias", "attn_drop", "proj_drop")  # the net's to say
+
+
 def _swin(size: str, num_classes: int, operator: dict | str, **kwargs) -> SwinTransformer:
-    return SwinTransformer(num_classes=num_classes, operator=operator, **{**SIZES[size], **kwargs})
+    net, _ = split_arguments(kwargs, SwinTransformer, without=OWN)
+    return SwinTransformer(num_classes=num_classes, operator=operator, **{**SIZES[size], **net})
 
 
-def _acmix_swin(
-    size: str, num_classes: int, *, shift: str = "learned", mix: str = "learned", conv_kernel_size: int = 3, **kwargs
-) -> SwinTransformer:
-    return _swin(size, num_classes, {"shift": shift, "mix": mix, "conv_kernel_size": conv_kernel_size}, **kwargs)
+def _acmix_swin(size: str, num_classes: int, **kwargs) -> SwinTransformer:
+    net, operator = split_arguments(kwargs, SwinTransformer, WindowACmix, without=OWN)
+    return SwinTransformer(num_classes=num_classes, operator=operator, **{**SIZES[size], **net})
 
 
 @register_model

@@ -6,10 +6,10 @@ takes it, which builds tensors and plain containers and nothing else.
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import re
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from acmix_ms.errors import UserError
+from acmix_ms.files import sha256
 
 from . import manifest
 
@@ -28,6 +29,8 @@ PARALLEL = "module."  # what DataParallel puts before each name
 MAPPINGS = ("yacs.config.CfgNode", "argparse.Namespace")
 NUMBERS = ("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
 FLOATS, BFLOAT16 = {"F64": np.float64, "F32": np.float32, "F16": np.float16}, "BF16"  # as safetensors names them
+# Of zip files with a flipped bit: RuntimeError where it says encrypted, or packed in another way.
+NPZ_ERRORS = (ValueError, OSError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
 
 
 class Nothing:
@@ -67,15 +70,6 @@ def require(path: Path) -> None:
         raise UserError(f"--input {path} does not exist{where}")
 
 
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def check_sha256(path: Path, *, refuse: bool = True) -> str:
     """See that a file is the one that was released under its name; returns its sha256.
 
@@ -95,7 +89,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except NPZ_ERRORS as error:
         raise UserError(f"--input {path} is not a readable .npz file: {error}") from error
 
 
@@ -104,7 +98,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
     try:
         entries = dict(safetensors.deserialize(path.read_bytes()))
-    except safetensors.SafetensorError as error:
+    except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"--input {path} is not a readable .safetensors file: {error}") from error
     # Integers are buffers, which our Cells compute themselves.
     floats = {name: entry for name, entry in entries.items() if entry["dtype"] in (*FLOATS, BFLOAT16)}

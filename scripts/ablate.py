@@ -25,7 +25,7 @@ from acmix_ms.analysis import ablation  # noqa: E402
 from acmix_ms.arguments import ArgumentParser, positive_int  # noqa: E402
 from acmix_ms.engine import run_dir  # noqa: E402
 from acmix_ms.errors import UserError, run_cli  # noqa: E402
-from acmix_ms.files import writable_folder  # noqa: E402
+from acmix_ms.files import read_json, writable_folder, write_text  # noqa: E402
 
 CONFIG = ROOT / "configs" / "classification" / "acmix_swin_digits.yaml"
 RESULT = "result.json"
@@ -103,7 +103,7 @@ def finished(cfg: config.Config) -> dict | None:
         return None
     print("done already", flush=True)
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = read_json(path)
         return {"top1": float(result["top1"]), "params": int(result["params"])}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a result of this script: remove it, and the run is finished anew") from error
@@ -123,14 +123,12 @@ def train_apart(cfg: config.Config) -> dict:
         *_, last = csv.DictReader(file)
     result = {
         "top1": float(last["val_top1"]),  # the best epoch would be chosen on the images it is measured on
-        "best_top1": trained["best_top1"],
+        "best_top1": trained["best"].value,
         "params": trained["params"],
         "seconds": round(time.perf_counter() - start, 1),
     }
-    # Renamed into place: a half-written result would count as a finished run.
-    unfinished = Path(cfg.run_dir) / f"{RESULT}.tmp"
-    unfinished.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    unfinished.replace(Path(cfg.run_dir) / RESULT)
+    # Whole or not at all: a half-written result would count as a finished run.
+    write_text(Path(cfg.run_dir) / RESULT, json.dumps(result, indent=2) + "\n")
     return result
 
 
@@ -147,7 +145,7 @@ def write(base: config.Config, tables: tuple[str, ...], results: dict[str, list[
 
     folder = Path(base.run_dir)
     records = ablation.summarise(tables, results)
-    (folder / "ablations.md").write_text(ablation.markdown(records, base.data.name), encoding="utf-8")
+    write_text(folder / "ablations.md", ablation.markdown(records, base.data.name))
     ablation.write_csv(records, folder / "ablations.csv")
     figures.plot_ablations(records, folder / "ablations.png", titles=ablation.TITLES)
 

@@ -54,7 +54,7 @@ def image_at(loader, index: int):
     """The (3, H, W) image at ``index`` of the validation split."""
     if not 0 <= index < loader.num_samples:
         raise UserError(f"--index {index}: the split has images 0 to {loader.num_samples - 1}")
-    for images, _ in loader.epoch(0):
+    for images, *_ in loader.epoch(0):
         if index < len(images):
             return images[index]
         index -= len(images)

@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 from acmix_ms import config, runtime  # noqa: E402
 from acmix_ms.arguments import ArgumentParser, positive_int  # noqa: E402
 from acmix_ms.errors import UserError, closest, run_cli  # noqa: E402
-from acmix_ms.files import writable_file  # noqa: E402
+from acmix_ms.files import writable_file, write_text  # noqa: E402
 from scripts.documents import replace_between  # noqa: E402
 
 SIZE, DIGITS_SIZE, SMALLEST = 224, 32, 32
@@ -137,11 +137,11 @@ def main(argv: list[str] | None = None) -> int:
     for note in dict.fromkeys(one.note for one in audits if one.note):
         print(f"note: {note}")
     if args.json:
-        args.json.write_text(json.dumps([one.record() for one in audits], indent=1) + "\n", encoding="utf-8")
+        write_text(args.json, json.dumps([one.record() for one in audits], indent=1) + "\n")
     if args.write:
         kind = " of train steps" if args.train else " in float16" if args.precision == "fp16" else ""
         text = written(DOCUMENT.read_text(encoding="utf-8"), heading(argv or sys.argv[1:]) + "\n" + table, kind)
-        DOCUMENT.write_text(text, encoding="utf-8")
+        write_text(DOCUMENT, text)
         print(DOCUMENT.relative_to(ROOT))
     for name, primitives in unknown.items():
         print(f"error: {name}: nothing in MindSpore says that an Ascend has {', '.join(primitives)}", file=sys.stderr)

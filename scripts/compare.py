@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from acmix_ms import config  # noqa: E402
 from acmix_ms.arguments import ArgumentParser, positive_int  # noqa: E402
 from acmix_ms.errors import UserError, run_cli  # noqa: E402
-from acmix_ms.files import writable_folder  # noqa: E402
+from acmix_ms.files import writable_folder, write_text  # noqa: E402
 from scripts import ablate  # noqa: E402
 
 TABLE = "comparison.md"
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     for number, (name, cfg) in enumerate(plan, start=1):
         print(f"\n[{number}/{len(plan)}] {name}, seed {cfg.seed}: {cfg.run_dir}", flush=True)
         results.setdefault(name, []).append(ablate.finished(cfg) or ablate.train_apart(cfg))
-        (folder / TABLE).write_text(table(results), encoding="utf-8")
+        write_text(folder / TABLE, table(results))
     print("\n" + (folder / TABLE).read_text(encoding="utf-8"))
 
 

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from acmix_ms import runtime
 from acmix_ms.arguments import ArgumentParser, positive_int
 from acmix_ms.errors import UserError, run_cli
+from acmix_ms.files import write_text
 from scripts.documents import replace_between
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -107,7 +108,7 @@ def write(counts: dict) -> None:
     files = {folder / f"{table.name}.csv": table.csv() for table in tables.all_tables(counts)}
     files.update({ROOT / "docs" / "tables.md": document(counts), ROOT / "README.md": readme})
     for path, text in files.items():
-        path.write_text(text, encoding="utf-8")
+        write_text(path, text)
         print(path.relative_to(ROOT))
     plot_tradeoff(counts, ROOT / "docs" / "figure4.png")
     print("docs/figure4.png")

@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 from acmix_ms.arguments import ArgumentParser  # noqa: E402
 from acmix_ms.deploy import FORMATS, description  # noqa: E402
 from acmix_ms.errors import UserError, closest, run_cli  # noqa: E402
-from acmix_ms.files import write_text  # noqa: E402
+from acmix_ms.files import read_json, write_text  # noqa: E402
 from scripts.documents import replace_between  # noqa: E402
 
 DOCUMENT, NUMBERS = ROOT / "docs" / "deployment.md", ROOT / "docs" / "deployment.json"
@@ -40,7 +40,7 @@ def measure(model: str) -> dict:
             file = stem.with_name(f"{model}.{format}")
             if file.is_file():
                 about = description.read(file)
-                found[format] = {**about.verified._asdict(), "megabytes": round(file.stat().st_size / 1e6, 1)}
+                found[format] = {**about.verified.worst._asdict(), "megabytes": round(file.stat().st_size / 1e6, 1)}
                 found["image_size"] = about.preprocess.crop
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"exit {done.returncode}"]
@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
         if name not in list_models():
             raise UserError(f"--model {name}: {closest(name, list_models())}")
     names = args.model or list_models()
-    results = json.loads(NUMBERS.read_text(encoding="utf-8")) if NUMBERS.is_file() else {}
+    results = read_json(NUMBERS) if NUMBERS.is_file() else {}
     new, start = {}, time.perf_counter()
     for number, name in enumerate(names, 1):
         new[name] = results[name] = measure(name)

@@ -1,10 +1,11 @@
-"""Classify image files with a .ms: ``python infer_lite.py --model acmix_swin_tiny.ms photo.jpg``.
+"""Classify image files with a .ms: ``python infer_lite.py --model acmix_swin_tiny.ms photo.jpg folder/``.
 
 For devices: copy this file, the .ms and its .ms.json, which export.py writes beside it. It needs mindspore_lite, numpy
 and Pillow, and runs on Python 3.7 and newer. Here: ``.venv-lite/bin/python scripts/infer_lite.py``, after `make lite`.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import sys
@@ -15,10 +16,17 @@ import numpy as np
 from PIL import Image, ImageOps
 
 MAX_PIXELS = 128 * 2**20  # a larger size is a broken header, and decoding it would take all memory
+MAX_SIDE = 2**14  # pixels of a resized picture
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")  # of the files in folders that are read
 
 
 class InputError(Exception):
     """What was given cannot work; the message is one line."""
+
+
+def printable(text):
+    """The text without what moves a terminal's cursor or changes its colours, and without bytes that are no text."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def read_description(path):
@@ -28,27 +36,76 @@ def read_description(path):
             description = json.load(file)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; give the .json that export.py wrote beside the model") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is no JSON ({error}); take the one that export.py wrote beside the model") from error
     try:
-        preprocess = description["preprocess"]
-        numbers = [preprocess["resize"], preprocess["crop"], preprocess["scale"], description["num_classes"]]
-        numbers += [*preprocess["mean"], *preprocess["std"]]
-        given = len(numbers) == 10 and all(isinstance(number, (int, float)) for number in numbers)
-        classes = description.get("classes")
-        if not given or preprocess["interpolation"] not in ("bilinear", "bicubic"):
-            raise ValueError("preprocess")
-        if not 0 < preprocess["crop"] <= preprocess["resize"]:
-            raise ValueError("crop and resize")
-        if classes is not None and len(classes) != description["num_classes"]:
-            raise ValueError("classes")
+        check(description)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: missing or wrong: {error}; take the one that export.py wrote") from error
     return description
 
 
+def check(description):
+    """See that a description is that of a classifier, as export.py writes it; each problem is a KeyError, TypeError or
+    ValueError.
+    """
+    preprocess, count, classes = description["preprocess"], description["num_classes"], description.get("classes")
+    if description.get("task", "classification") != "classification":
+        raise ValueError(f"task: {description['task']}, only classification is run here")
+    for name, value in (("resize", preprocess["resize"]), ("crop", preprocess["crop"]), ("num_classes", count)):
+        if type(value) is not int or not 0 < value < 2**31:
+            raise ValueError(f"{name}: {value!r}")
+    if not preprocess["crop"] <= preprocess["resize"] <= MAX_SIDE:
+        raise ValueError("crop and resize")
+    for name, least in (("mean", -1e9), ("std", 0), ("scale", 0)):
+        numbers = [preprocess["scale"]] if name == "scale" else preprocess[name]
+        if name != "scale" and (not isinstance(numbers, list) or len(numbers) != 3):
+            raise ValueError(name)
+        if not all(type(number) in (int, float) and least < number < 1e9 for number in numbers):  # nan is not
+            raise ValueError(name)
+    if preprocess["interpolation"] not in ("bilinear", "bicubic"):
+        raise ValueError("interpolation")
+    if preprocess.get("resize_method", "fast") not in ("pillow", "fast"):
+        raise ValueError("resize_method")
+    if classes is not None and (not isinstance(classes, list) or len(classes) != count):
+        raise ValueError("classes")
+    if classes is not None and not all(isinstance(name, str) for name in classes):
+        raise ValueError("classes")
+
+
+def check_sha256(path, expected):
+    """See that a description is that of this file; an older one has no sha256."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            for block in iter(lambda: file.read(2**20), b""):
+                digest.update(block)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    if expected not in (None, "", digest.hexdigest()):
+        raise InputError(f"{path} is not the file that the .json describes, their sha256 differ: copy both again")
+
+
+def find_images(paths):
+    """The files among the paths, and all images in the folders among them, whatever their depth."""
+    found = []
+    for path in paths:
+        if not os.path.isdir(path):
+            found.append(path)
+            continue
+        inside = []
+        for folder, _, names in os.walk(path):
+            inside += [os.path.join(folder, name) for name in names if name.lower().endswith(ENDINGS)]
+        if not inside:
+            raise InputError(f"{path} has no images ({', '.join(ENDINGS)})")
+        found += sorted(inside)
+    return found
+
+
 def read_image(path):
     """An image file as 8-bit RGB, upright."""
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+        raise InputError(f"{path} is no regular file")
     try:
         with Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -74,9 +131,28 @@ def eight_bits(path, image):
     return Image.fromarray((values / 257).round().astype(np.uint8))
 
 
-def resize(pixels, height, width, interpolation):
-    """(h, w, 3) in another size as MindSpore does it: read at the points, without averaging what lies between them,
-    which Pillow would do.
+def prepare(image, preprocess):
+    """What evaluation does to a picture: shorter side, middle, normalised; (3, crop, crop) float32."""
+    side, crop, interpolation = preprocess["resize"], preprocess["crop"], preprocess["interpolation"]
+    shorter = min(image.size)
+    width, height = (side if size == shorter else int(size * side / shorter) for size in image.size)
+    if preprocess.get("resize_method", "fast") == "pillow":
+        image = image.resize((width, height), Image.BILINEAR if interpolation == "bilinear" else Image.BICUBIC)
+        pixels = np.asarray(image)
+        left, top = round((width - crop) / 2), round((height - crop) / 2)
+    else:
+        pixels = sample(np.asarray(image), height, width, interpolation)
+        left, top = (width - crop) // 2, (height - crop) // 2
+    pixels = pixels[top : top + crop, left : left + crop]
+    result = np.empty((3, crop, crop), np.float32)
+    for channel, (mean, std) in enumerate(zip(preprocess["mean"], preprocess["std"])):
+        result[channel] = pixels[:, :, channel] * np.float32(preprocess["scale"] / std) - np.float32(mean / std)
+    return result
+
+
+def sample(pixels, height, width, interpolation):
+    """(h, w, 3) in another size as MindSpore does it, and as files were exported before there was "resize_method": read
+    at the points, without averaging what lies between them.
     """
     pixels = pixels.astype(np.float32)
     for axis, size in ((0, height), (1, width)):
@@ -101,22 +177,10 @@ def kernel(distance, interpolation):
     return np.where(distance <= 1, near, far)
 
 
-def prepare(image, preprocess):
-    """What training's evaluation does: shorter side, middle, normalised; (3, crop, crop) float32."""
-    side, crop = preprocess["resize"], preprocess["crop"]
-    shorter = min(image.size)
-    width, height = (side if size == shorter else int(size * side / shorter) for size in image.size)
-    pixels = resize(np.asarray(image), height, width, preprocess["interpolation"])
-    left, top = (width - crop) // 2, (height - crop) // 2
-    pixels = pixels[top : top + crop, left : left + crop]
-    normed = (pixels * preprocess["scale"] - preprocess["mean"]) / preprocess["std"]
-    return normed.transpose(2, 0, 1).astype(np.float32)
-
-
 class Model:
     """A .ms on the CPU."""
 
-    def __init__(self, path):
+    def __init__(self, path, sha256=None):
         try:
             import mindspore_lite as lite
         except ImportError as error:
@@ -126,6 +190,7 @@ class Model:
             ) from error
         if not os.path.isfile(path):
             raise InputError(f"{path} does not exist")
+        check_sha256(path, sha256)
         context = lite.Context()
         context.target = ["cpu"]
         self.path, self._model = path, lite.Model()
@@ -138,7 +203,13 @@ class Model:
         self._shape = [int(size) for size in self._model.get_inputs()[0].shape]
 
     def logits(self, image):
-        """(3, H, W) float32 to (classes,). A file with a fixed batch gets the image as often as it asks for."""
+        """(3, H, W) float32 to (classes,). A file with a fixed batch gets the image as often as it asks for, one for
+        images that are not square their middle.
+        """
+        sides = self._shape[2:]
+        if len(sides) == 2 and sides[0] != sides[1] and 0 < min(sides) and max(sides) <= min(image.shape[1:]):
+            top, left = ((given - own) // 2 for given, own in zip(image.shape[1:], sides))
+            image = image[:, top : top + sides[0], left : left + sides[1]]
         size = max(self._shape[0], 1)
         wanted = [size, *image.shape]
         if len(self._shape) != 4 or any(own not in (-1, given) for own, given in zip(self._shape, wanted)):
@@ -151,9 +222,12 @@ class Model:
                 self._shape = wanted
             inputs = self._model.get_inputs()
             inputs[0].set_data_from_numpy(np.repeat(image[None], size, axis=0))
-            return self._model.predict(inputs)[0].get_data_to_numpy()[0].astype(np.float64)
+            logits = self._model.predict(inputs)[0].get_data_to_numpy()[0].astype(np.float64)
         except RuntimeError as error:
             raise InputError(f"{self.path} cannot be run by MindSpore Lite: {error}") from error
+        if not np.isfinite(logits).all():
+            raise InputError(f"{self.path} gives numbers that are not finite: export it again")
+        return logits
 
 
 def best(logits, description, count):
@@ -166,26 +240,33 @@ def best(logits, description, count):
 
 
 def main(argv=None):
-    """Classify each file; a line for each."""
+    """Classify each file, a line for each; 2 if some could not be read."""
     parser = argparse.ArgumentParser(prog="infer_lite.py", description=__doc__.partition("\n")[0])
     parser.add_argument("--model", required=True, metavar="FILE.ms")
     parser.add_argument("--json", metavar="FILE", help="default: FILE.ms.json")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="so many classes, default 5")
     parser.add_argument("--output", metavar="FILE.json", help="write the results there as well")
-    parser.add_argument("images", nargs="+", metavar="IMAGE")
+    parser.add_argument("images", nargs="+", metavar="IMAGE|FOLDER")
     args = parser.parse_args(argv)
     if args.top < 1:
         raise InputError(f"--top {args.top}: give at least 1")
     description = read_description(args.json or args.model + ".json")
-    model, results = Model(args.model), []
-    for path in args.images:
-        logits = model.logits(prepare(read_image(path), description["preprocess"]))
+    paths = find_images(args.images)
+    model, results, bad = Model(args.model, description.get("sha256")), [], 0
+    for path in paths:
+        try:
+            image = read_image(path)
+        except InputError as error:
+            tell(error)
+            results.append({"file": path, "error": str(error)})
+            bad += 1
+            continue
+        logits = model.logits(prepare(image, description["preprocess"]))
         if len(logits) != description["num_classes"]:
             raise InputError(f"{args.model} gives {len(logits)} classes, the .json names {description['num_classes']}")
         top = best(logits, description, args.top)
-        print(
-            f"{path}: " + ", ".join(f"{entry['name']} {100 * entry['probability']:.2f} %" for entry in top), flush=True
-        )
+        line = f"{path}: " + ", ".join(f"{entry['name']} {100 * entry['probability']:.2f} %" for entry in top)
+        print(printable(line), flush=True)
         results.append({"file": path, "top": top})
     if args.output:
         try:
@@ -194,11 +275,17 @@ def main(argv=None):
             os.replace(args.output + ".partial", args.output)
         except OSError as error:
             raise InputError(f"--output {args.output}: {error.strerror}") from error
+    return 2 if bad else 0
+
+
+def tell(error):
+    """One line."""
+    print("error: " + printable(" ".join(str(error).split())), file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
     try:
-        main()
+        sys.exit(main())
     except InputError as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        tell(error)
         sys.exit(2)

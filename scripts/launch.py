@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import shlex
-import socket
 import sys
 import time
 from pathlib import Path
@@ -18,14 +16,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from acmix_ms import config, runtime  # noqa: E402
+from acmix_ms import config  # noqa: E402
 from acmix_ms.arguments import ArgumentParser, positive_int  # noqa: E402
-from acmix_ms.engine import group, run_dir  # noqa: E402
 from acmix_ms.errors import UserError, run_cli  # noqa: E402
 from acmix_ms.files import writable_folder  # noqa: E402
-
-DEFAULT_PORT = 8118  # msrun's own; on one host any free port serves
-MEETING_SECONDS = 600  # how long processes wait for each other at the start
+from acmix_ms.launch import group  # noqa: E402
+from acmix_ms.launch.command import DEFAULT_PORT, Command  # noqa: E402
+from acmix_ms.launch.hosts import find_node, read_hosts  # noqa: E402
+from acmix_ms.launch.logs import set_aside  # noqa: E402
 
 HELP = """\
 hosts file:
@@ -48,9 +46,7 @@ ends:
 def main(argv: list[str] | None = None) -> int:
     """Check the command, run it, start again if that is wanted."""
     args = parse(argv)
-    hosts = read_hosts(args.hosts) if args.hosts else ["127.0.0.1"]
-    node = find_node(hosts, args.node_rank)
-    command = Command(args, hosts, node)
+    command = command_of(args)
     if args.dry_run:
         print(shlex.join(command.line()))
         return 0
@@ -60,9 +56,9 @@ def main(argv: list[str] | None = None) -> int:
     group.adopt_orphans()
     signals, restarts = group.Signals(), 0
     while True:
-        if node == 0:
+        if command.node == 0:
             command.choose_port()
-        group.set_aside(command.logs().values())
+        set_aside(command.logs().values())
         code = group.Group(command.line(), command.environment(), command.logs(), signals).run()
         if code in (0, 2) or signals.received or restarts == args.max_restarts:
             return code
@@ -97,122 +93,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def read_hosts(path: str) -> list[str]:
-    """The hosts of a file, the master first."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--hosts {path}: cannot be read ({error})") from error
-    hosts = []
-    for number, line in enumerate(lines, 1):
-        host = line.partition("#")[0].strip()
-        if not host:
-            continue
-        if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.:-]*[A-Za-z0-9])?", host):
-            raise UserError(f"--hosts {path}, line {number}: {host!r} is not a host name or address; give one per line")
-        if host in hosts:
-            raise UserError(f"--hosts {path}, line {number}: {host} is there twice; --devices says how many processes")
-        hosts.append(host)
-    if not hosts:
-        raise UserError(f"--hosts {path}: names no host; give one per line, the master first")
-    return hosts
-
-
-def find_node(hosts: list[str], wanted: int | None) -> int:
-    """Which of the hosts this machine is."""
-    if wanted is not None:
-        if not 0 <= wanted < len(hosts):
-            raise UserError(f"--node-rank {wanted}: must be from 0 to {len(hosts) - 1}, the number of hosts less one")
-        return wanted
-    if len(hosts) == 1:
-        return 0
-    own = [i for i, host in enumerate(hosts) if is_here(host)]
-    if len(own) != 1:
-        what = "is none" if not own else "could be several"
-        raise UserError(
-            f"--hosts: this machine ({socket.gethostname()}) {what} of {', '.join(hosts)}; add --node-rank I"
-        )
-    return own[0]
-
-
-def is_here(host: str) -> bool:
-    """Whether a host name or address is that of this machine."""
-    name = socket.gethostname()
-    if host in (name, name.partition(".")[0]):
-        return True
-    try:
-        address = socket.gethostbyname(host)
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.bind((address, 0))  # only addresses of this machine can be bound
-        return True
-    except OSError:
-        return False
-
-
-class Command:
-    """What msrun is told."""
-
-    def __init__(self, args: argparse.Namespace, hosts: list[str], node: int):
-        self.devices, self.hosts, self.node = args.devices, hosts, node
-        self.wanted_port = self.port = args.port or (DEFAULT_PORT if len(hosts) > 1 else None)
-        self.log_dir, self.script, self.arguments = args.log_dir, args.script, list(args.arguments)
-        self.training = None  # its configuration, if that is what is launched
-        if Path(args.script).resolve() == ROOT / "train.py":
-            parser = ArgumentParser(prog="train.py")
-            parser.add_config()
-            given = parser.parse_intermixed_args(self.arguments)
-            self.training = config.load(given.config, given.overrides)
-
-    def logs(self) -> dict[str, Path]:
-        """The log of each process of this host, in the order of their start."""
-        first = self.node * self.devices
-        names = {group.MSRUN: f"msrun_{self.node}.log"}
-        if self.node == 0:
-            names[group.SCHEDULER] = "scheduler.log"
-        names.update({f"rank {rank}": f"rank_{rank}.log" for rank in range(first, first + self.devices)})
-        return {name: self.log_dir / file for name, file in names.items()}
-
-    def line(self) -> list[str]:
-        """The command for this host."""
-        # msrun takes "python" and "python3" literally, and finds them on the PATH: see `environment`.
-        python = "python" if (Path(sys.executable).parent / "python").exists() else "python3"
-        return [
-            *(sys.executable, "-m", "mindspore.parallel.cluster.run"),
-            *("--worker_num", str(self.devices * len(self.hosts)), "--local_worker_num", str(self.devices)),
-            *("--master_addr", self.hosts[0], "--master_port", str(self.port or DEFAULT_PORT)),
-            *("--node_rank", str(self.node), "--log_dir", str(self.log_dir), "--worker_log_name", "rank"),
-            *("--join", "False", "--cluster_time_out", str(MEETING_SECONDS)),
-            *(python, self.script, *self.arguments),
-        ]
-
-    def environment(self) -> dict[str, str]:
-        """The environment of the processes: that of the user, with this Python first, and lines written at once."""
-        env = runtime.foreign_environment()
-        env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", "")])
-        env["PYTHONUNBUFFERED"] = "1"
-        return env
-
-    def choose_port(self) -> None:
-        """A free port if none was asked for; the one asked for must be free."""
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("", self.wanted_port or 0))
-            except OSError as error:
-                raise UserError(f"--port {self.wanted_port}: is in use on this machine; give another one") from error
-            self.port = probe.getsockname()[1]
-
-    def resume(self) -> str:
-        """Let a training that has saved something go on from there; returns how to say it."""
-        if self.training is None:
-            return "from the beginning"
-        folder = Path(self.training.run_dir)
-        if not run_dir.held(folder):
-            return "from the beginning, as there is no checkpoint yet"
-        if not self.training.train.resume:
-            self.arguments.append("train.resume=true")
-            self.training.train.resume = True
-        return f"from the newest state in {folder}"
+def command_of(args: argparse.Namespace) -> Command:
+    """What this host runs; the hosts file and a training's configuration are read, and so checked at once."""
+    hosts = read_hosts(args.hosts) if args.hosts else ["127.0.0.1"]
+    node, arguments, training = find_node(hosts, args.node_rank), list(args.arguments), None
+    if Path(args.script).resolve() == ROOT / "train.py":
+        parser = ArgumentParser(prog="train.py")
+        parser.add_config()
+        given = parser.parse_intermixed_args(arguments)
+        training = config.load(given.config, given.overrides)
+    return Command(args.script, arguments, args.devices, args.log_dir, hosts, node, args.port, training)
 
 
 if __name__ == "__main__":

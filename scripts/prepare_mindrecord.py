@@ -126,7 +126,7 @@ def begin(args: Namespace, folder: Path, wanted: Description) -> Description:
 
 
 def prepare(args: Namespace, folder: Path, images: dict[str, ImageFiles], description: Description) -> None:
-    """Write what is not there yet; the description is renewed after every file. Raises `OSError`."""
+    """Write what is not there yet; the description is renewed after every file. Raises `OSError` and `UserError`."""
     bounds = {
         name: np.linspace(0, len(images[name]), split.planned + 1).astype(int)
         for name, split in description.splits.items()
@@ -185,7 +185,7 @@ def tell(folder: Path, description: Description) -> None:
 
 
 def finish(args: Namespace, folder: Path, images: dict[str, ImageFiles], wanted: Description) -> Description:
-    """Go on until the folder is whole, and describe it. Raises `OSError`."""
+    """Go on until the folder is whole, and describe it. Raises `OSError` and `UserError`."""
     description = begin(args, folder, wanted)
     prepare(args, folder, images, description)
     for name, split in description.splits.items():

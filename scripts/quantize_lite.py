@@ -19,15 +19,15 @@ from acmix_ms.arguments import ArgumentParser, positive_int
 from acmix_ms.deploy import check_output, lite, lite_quantize
 from acmix_ms.deploy.description import beside
 from acmix_ms.errors import UserError, run_cli
-from acmix_ms.files import write_text
+from acmix_ms.files import read_json, sha256, write_text
 
 
 def write_description(source: Path, output: Path) -> None:
     """The JSON beside ``source`` as that of ``output``, of which nothing was verified; if there is one."""
     given, written = beside(source), beside(output)
     if given.is_file():
-        changed = {"format": "ms", "precision": "int8", "verified": None}
-        description = {**json.loads(given.read_text(encoding="utf-8")), **changed}
+        changed = {"format": "ms", "precision": "int8", "verified": None, "sha256": sha256(output)}
+        description = {**read_json(given, "description"), **changed}
         write_text(written, json.dumps(description, indent=1) + "\n")
         print(f"{written}: what infer_lite.py needs to know")
 
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     found = lite.find()
     from acmix_ms.data import create_loader
 
-    plain = dataclasses.replace(cfg.data, augment=False, repeated_aug=1)
+    plain = dataclasses.replace(cfg.data, augment=config.AugmentConfig(enabled=False))
     calibration, _ = lite_quantize.collect(create_loader(plain, "train").epoch(0), args.calibration)
     images, labels = lite_quantize.collect(create_loader(plain, "val").epoch(0), args.images)
     rows = lite_quantize.measure(found, source, output, calibration=calibration, images=images, labels=labels)

@@ -17,6 +17,7 @@ from acmix_ms import config  # noqa: E402
 from acmix_ms.arguments import ArgumentParser  # noqa: E402
 from acmix_ms.engine import run_dir  # noqa: E402
 from acmix_ms.errors import run_cli  # noqa: E402
+from acmix_ms.files import write_text  # noqa: E402
 
 CONFIG = ROOT / "configs" / "classification" / "acmix_resnet_digits.yaml"
 RUN = Path("runs") / "quickstart"
@@ -52,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     from models import build
 
     net = build.net_of(cfg, checkpoint.read(best), str(best)).cell
-    images, _ = next(create_loader(cfg.data, "val").epoch(0))
+    images = next(create_loader(cfg.data, "val").epoch(0)).images
     try:
         target = folder / f"{cfg.model.name}.mindir"
         exported = deploy.export(net, "mindir", target, image_size=cfg.data.image_size, batch=None)
@@ -76,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
         "train_seconds": round(train_seconds, 1),
         "export_max_difference": difference.absolute,
     }
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     heading(5, "summary")
     print(f"top-1            {summary['top1']} % of {scores['count']} held-out digits (target {TARGET:g} %)")
     print(f"parameters       {summary['params']:,}")

@@ -5,18 +5,18 @@ models (random weights, statistics and rates) or checkpoints, any number of each
 models as ``key=value``, such as ``mix=alpha shift=tensor``. A line for each.
 
 ``python scripts/verify.py net.onnx --against best.ckpt`` compares any two of: a checkpoint, an exported file, and a
-reference, an ``.npz`` with ``images`` (N, 3, H, W) and ``logits``, which ``--write-reference`` makes; on these images,
-or ``--images``, or the first of the checkpoint's data, or photographs. Status 3 if two differ.
+reference, an ``.npz`` with ``images`` (N, 3, H, W) and the outputs by name, such as ``logits``, which
+``--write-reference`` makes; on these images, or ``--images``, or the first of the checkpoint's data, or photographs.
+Status 3 if two differ.
 """
 
 from __future__ import annotations
 
 import sys
 import zipfile
+import zlib
 from argparse import Namespace
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +25,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from acmix_ms import runtime
 from acmix_ms.arguments import ArgumentParser, positive_int
+from acmix_ms.config import DataConfig
 from acmix_ms.data.preprocess import Preprocess
-from acmix_ms.deploy import TOLERANCES, Runner, VerificationError, compare, prediction, samples
-from acmix_ms.errors import UserError, run_cli
+from acmix_ms.deploy import (
+    TOLERANCES,
+    NotFiniteError,
+    Runner,
+    VerificationError,
+    compare_outputs,
+    prediction,
+    samples,
+)
+from acmix_ms.errors import UserError, printable, run_cli
 from acmix_ms.files import require_checkpoint, writable_file
 from models import build as nets
 from scripts.complexity import SMALLEST, read_options
@@ -72,29 +81,54 @@ def proof(name: str, options: dict, image_size: int, backend: str | None) -> tup
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """One of two that are compared: its answers, or those that a reference holds, and images that suit it."""
+    """One of two that are compared: its answers, and how pictures are prepared for it; or what a reference holds."""
 
     path: str
-    images: Callable[[], np.ndarray]
     answers: Runner | None = None
     prepare: Preprocess | None = None
-    logits: np.ndarray | None = None
+    data: DataConfig | None = None
     precision: str = "fp32"
+    images: np.ndarray | None = None
+    held: dict[str, np.ndarray] | None = None
+
+    @property
+    def needs_one_size(self) -> bool:
+        """Whether it answers images of one size only."""
+        return self.answers is not None and None not in self.answers.input_shape[2:]
 
 
 def open_side(path: str) -> Side:
     """A checkpoint, an exported file or a reference."""
     require_checkpoint(path)
     if Path(path).suffix == ".npz":
-        try:
-            with np.load(path) as arrays:
-                images, logits = arrays["images"], arrays["logits"]
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path} holds no images and logits: make it with --write-reference") from error
-        return Side(path, lambda: images, logits=logits)
+        held = read_reference(path)
+        return Side(path, images=held.pop("images"), held=held)
     net = nets.open_net(path, Namespace(config=None, model=None, checkpoint=path, overrides=[]))
-    images = partial(samples.real_images, net.data, net.preprocess)
-    return Side(path, images, net.answers, net.preprocess, precision=net.precision)
+    return Side(path, net.answers, net.preprocess, net.data, net.precision)
+
+
+def read_reference(path: str) -> dict[str, np.ndarray]:
+    """``images`` (N, 3, H, W) and the outputs for them by name, all of them finite numbers.
+
+    Raises:
+        UserError: the file holds something else.
+    """
+    try:
+        with np.load(path) as arrays:
+            held = dict(arrays)
+    except (OSError, ValueError, TypeError, EOFError, zlib.error, zipfile.BadZipFile) as error:  # TypeError: an .npy
+        raise UserError(f"{path} cannot be read: make it with --write-reference") from error
+    remedy = "make it with --write-reference"
+    if "images" not in held or len(held) < 2:
+        raise UserError(f"{path} holds no images and logits: {remedy}")
+    for name, values in held.items():
+        if values.dtype.kind not in "fiub" or not np.isfinite(values).all():
+            raise UserError(f"{path}: {name} are no finite numbers ({values.dtype}); {remedy}")
+        if values.ndim == 0 or len(values) != len(np.atleast_1d(held["images"])) or not values.size:
+            raise UserError(f"{path}: {name} has shape {values.shape}, not one row for each of some images; {remedy}")
+    if held["images"].ndim != 4 or held["images"].shape[1] != 3:
+        raise UserError(f"{path}: images has shape {held['images'].shape}, not (N, 3, H, W); {remedy}")
+    return {**held, "images": held["images"].astype(np.float32)}
 
 
 def pair(names: list[str], args: Namespace) -> int:
@@ -108,20 +142,29 @@ def pair(names: list[str], args: Namespace) -> int:
     for side in (first, second):
         if args.tolerance is None and side.precision not in TOLERANCES:
             raise UserError(f"{side.path} is {side.precision}, for which there is no usual tolerance: give --tolerance")
-    held = [side for side in (second, first) if side.logits is not None]
+    held = [side for side in (second, first) if side.held is not None]
     if held and (files or len(held) == 2):
         raise UserError(f"{held[0].path} has images of its own: leave out --images and other references")
-    images = np.stack([second.prepare.read(file) for file in files]) if files else (held or [second])[0].images()
-    given, expected = (side.logits if side in held else side.answers(images) for side in (first, second))
-    if args.write_reference:
-        np.savez(args.write_reference, images=images, logits=expected)
+    if held:
+        images = held[0].images
+    else:
+        prepare = (first if first.needs_one_size else second).prepare
+        data = second.data or first.data
+        pictures = [prepare.read(file) for file in files]
+        images = np.stack(pictures) if files else samples.real_images(data, prepare)
+    for side in (first, second):
+        images = images if side.answers is None else side.answers.middle(images)
     allowed = args.tolerance
     if allowed is None:
         allowed = max(TOLERANCES[side.precision] for side in (first, second))
     try:
-        difference = compare(given, expected)
-    except VerificationError as error:
-        print(f"error: {first.path} {error}", file=sys.stderr)
+        given, expected = (side.answers.outputs(images) if side.held is None else side.held for side in (first, second))
+        if args.write_reference:
+            np.savez(args.write_reference, images=images, **expected)
+        difference = compare_outputs(given, expected)
+    except (NotFiniteError, VerificationError) as error:
+        text = str(error) if isinstance(error, NotFiniteError) else f"{first.path} {error}"
+        print(f"error: {printable(text)}", file=sys.stderr)
         return 3
     print(f"{first.path} against {second.path}, {len(images)} images: largest difference {difference}")
     if difference.within(allowed):
@@ -138,7 +181,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--all", action="store_true", help="every model")
     parser.add_argument("--image-size", type=positive_int, default=64, metavar="N", help="default 64")
-    parser.add_argument("--backend", choices=("CPU", "Ascend"), help="whose costs choose the forms; default: this one")
+    parser.add_argument(
+        "--backend", choices=("CPU", "Ascend", "GPU"), help="its costs choose the forms; default: this one"
+    )
     parser.add_argument("--against", metavar="FILE", help="compare with this checkpoint, exported file or .npz instead")
     parser.add_argument("--images", nargs="+", metavar="PATH", help="image files or folders to compare on")
     parser.add_argument("--tolerance", type=float, metavar="X", help=f"of the largest output; {TOLERANCES['fp32']:g}")

@@ -41,7 +41,8 @@ def test_forward(net):
 def test_train_step_learns_its_batch(net, tmp_path):
     cfg = config.load(CONFIG, [f"run_dir={tmp_path}", "data.batch_size=32"])
     loaders = [create_loader(cfg.data, split, seed=cfg.seed) for split in ("train", "val")]
-    images, labels = (ms.Tensor(values) for values in next(iter(loaders[0].epoch(0))))
+    batch = next(loaders[0].epoch(0))
+    images, labels = (ms.Tensor(values) for values in (batch.images, *batch.targets))
     before = {parameter.name: parameter.asnumpy().copy() for parameter in net.trainable_params()}
 
     trainer = Trainer(net, cfg, *loaders)
@@ -49,7 +50,7 @@ def test_train_step_learns_its_batch(net, tmp_path):
     set_learning_rate(trainer.optimizer, 0.01)
     losses = []
     for _ in range(4):
-        loss, finite = trainer.train_step(images, labels)
+        loss, _, finite = trainer.train_step(images, labels)
         assert bool(finite.asnumpy())
         losses.append(float(loss.asnumpy()))
 

@@ -15,19 +15,23 @@ MAY_IMPORT = {
     "__init__": {"runtime", "ops", "checkout"},
     "checkout": set(),
     "errors": set(),
+    "machine": set(),
     "runtime": {"errors"},
     "arguments": {"errors"},
-    "config": {"errors", "checkout"},
+    "config": {"errors", "files", "checkout"},
     "files": {"errors"},
+    "backbone": set(),
     "ops": BASE,
     "analysis": BASE | {"ops"},
     "data": BASE | {"config", "files"},
-    "engine": BASE | {"config", "files", "ops", "data", "analysis"},
+    "engine": BASE | {"config", "files", "machine", "ops", "data", "analysis", "backbone"},
+    "launch": BASE | {"config", "engine"},
     "deploy": BASE | {"config", "files", "ops", "data", "engine"},
 }
-MODELS_MAY_IMPORT = BASE | {"ops"}
+MODELS_MAY_IMPORT = BASE | {"ops", "backbone"}
 ALSO = {
     "pretrained.py": {"engine"},  # reading, checking and resizing weights is written once, for fine-tuning too
+    "torch_files.py": {"files"},  # the sum over a file as well
     "build.py": {"arguments", "checkout", "config", "data", "deploy", "engine", "files"},  # configuration -> net
 }
 COMMANDS = "commands"  # of acmix_ms they alone may import everything, models as well: they put the parts together
@@ -74,15 +78,28 @@ def test_imports_are_found_wherever_they_stand():
 TOOLBOX = [path for path in files("acmix_ms") if path.parent.name != COMMANDS]
 
 
+def rooms(path):
+    """Which folders beside ``acmix_ms`` a file imports from."""
+    names = {name.removeprefix("acmix_ms.") if f"{name}.".startswith("acmix_ms.models.") else name
+             for name in imported_by(path)}
+    return {name.split(".")[0] for name in names} & {"models", "benchmarks", "scripts"}
+
+
 @pytest.mark.parametrize("path", TOOLBOX, ids=relative)
 def test_toolbox_never_imports_models(path):
-    assert not {name for name in imported_by(path) if f"{name}.".startswith(("models.", "acmix_ms.models."))}
+    assert not rooms(path)
+
+
+@pytest.mark.parametrize("path", files("models", "benchmarks"), ids=relative)
+def test_scripts_are_above_models_and_what_measures(path):
+    folder = path.relative_to(ROOT).parts[0]
+    assert rooms(path) <= {"models", folder}
 
 
 @pytest.mark.parametrize("path", files("acmix_ms/commands") + sorted(ROOT.glob("*.py")), ids=relative)
 def test_commands_look_down_on_packages_only(path):
-    # An installed package has neither scripts/ nor a top-level models.
-    assert not {name.split(".")[0] for name in imported_by(path)} & {"scripts", "models", "tests"}
+    # What is installed has no other folder than acmix_ms.
+    assert not {name.split(".")[0] for name in imported_by(path)} & {"scripts", "benchmarks", "models", "tests"}
 
 
 @pytest.mark.parametrize("path", files("models"), ids=relative)
@@ -108,13 +125,14 @@ def test_models_import_the_operator_only(path):
 
 def test_the_judge_is_imported_by_tests_and_verify_only():
     # A reference that the implementation may call could no longer contradict it.
-    users = [path for path in files("acmix_ms", "models", "scripts") if path.name not in ("reference.py", "verify.py")]
+    everywhere = files("acmix_ms", "models", "benchmarks", "scripts")
+    users = [path for path in everywhere if path.name not in ("reference.py", "verify.py")]
     users += ROOT.glob("*.py")
     judge = "acmix_ms.ops.reference"
     assert [relative(p) for p in users if any(f"{name}.".startswith(f"{judge}.") for name in imported_by(p))] == []
 
 
-@pytest.mark.parametrize("path", files("acmix_ms", "models"), ids=relative)
+@pytest.mark.parametrize("path", files("acmix_ms", "models", "benchmarks"), ids=relative)
 def test_machine_and_process_are_the_business_of_runtime(path):
     if path == ROOT / "acmix_ms" / "runtime.py":
         return
@@ -123,7 +141,7 @@ def test_machine_and_process_are_the_business_of_runtime(path):
     assert not private & {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
 
 
-@pytest.mark.parametrize("path", files("acmix_ms", "models"), ids=relative)
+@pytest.mark.parametrize("path", files("acmix_ms", "models", "benchmarks"), ids=relative)
 def test_constructors_print_nothing(path):
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef) and node.name == "__init__":

@@ -44,13 +44,18 @@ STYLE = {
 }
 
 
-def plot_curves(csv_path: PathLike, png_path: Target) -> None:
-    """Draw a run from its log: loss, accuracy and learning rate over the epochs.
+def plot_curves(
+    csv_path: PathLike, png_path: Target, labels: Mapping[str, str] | None = None, *, higher_is_better: bool = True
+) -> None:
+    """Draw a run from its log: losses, metrics and learning rate over the epochs.
 
     Args:
-        csv_path: one row per epoch with the columns ``epoch, train_loss, lr, val_loss, val_top1, val_top5``
-            (others are ignored); accuracies in percent; the ``val`` columns may be empty.
+        csv_path: one row per epoch with the columns ``epoch`` and ``lr``, ``train_...`` (the loss and its terms) and
+            ``val_...`` (metrics, of which the first decides; ``val_loss`` goes to the losses). Others are ignored, and
+            values may be missing.
         png_path: written, together with its folder; or a buffer.
+        labels: what metrics are called, by column.
+        higher_is_better: of the metric that decides.
 
     Raises:
         UserError: the log has no epoch yet.
@@ -64,22 +69,30 @@ def plot_curves(csv_path: PathLike, png_path: Target) -> None:
     def series(name: str) -> list[float]:
         return [float(row[name]) if row[name] else math.nan for row in rows]
 
+    trained = [name for name in rows[0] if name.startswith("train_")]
+    metrics = [name for name in rows[0] if name.startswith("val_") and name != "val_loss"]
+    labels = {name: (labels or {}).get(name, name.partition("_")[2]) for name in metrics}
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10.5, 3.2), layout="constrained")
-        loss, accuracy, rate = figure.subplots(1, 3)
-        _line(loss, epochs, series("train_loss"), 0, "training")
-        _line(loss, epochs, series("val_loss"), 1, "validation")
-        loss.set(title="Loss", ylabel="cross-entropy")
-        _line(accuracy, epochs, series("val_top1"), 1, "top-1")
-        _line(accuracy, epochs, series("val_top5"), 2, "top-5")
-        accuracy.set(title=_accuracy_title(epochs, series("val_top1")), ylabel="correct (%)")
+        loss, scores, rate = figure.subplots(1, 3)
+        for index, name in enumerate(trained):
+            kind = "training" if name == "train_loss" else name.partition("_")[2]
+            _line(loss, epochs, series(name), index and index + 1, kind)
+        if "val_loss" in rows[0]:
+            _line(loss, epochs, series("val_loss"), 1, "validation")
+        loss.set(title="Loss", ylabel="loss")
+        for index, name in enumerate(metrics, 1):
+            _line(scores, epochs, series(name), index, labels[name])
+        if metrics:
+            best = _best(epochs, series(metrics[0]), higher_is_better)
+            scores.set(title=f"Validation: {labels[metrics[0]]} {best}")
         _line(rate, epochs, series("lr"), 3, "")
         rate.set(title="Learning rate", ylabel="learning rate")
         rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
-        for axes in (loss, accuracy, rate):
+        for axes in (loss, scores, rate):
             axes.set_xlabel("epoch")
             _whole_numbers(axes, epochs)
-        for axes in (loss, accuracy):
+        for axes in (loss, scores):
             _legend(axes)
         _save(figure, png_path)
 
@@ -220,7 +233,8 @@ def plot_attention(
     columns = min(len(maps) + 1, 5)
     rows = -(-(len(maps) + 1) // columns)
     with matplotlib.rc_context({**STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(2.1 * columns, 2.35 * rows * max(0.6, height / width)), layout="constrained")
+        row = 2.1 * height / width + 0.55  # inches: an image, and two lines above it
+        figure = Figure(figsize=(2.1 * columns, row * rows), layout="constrained")
         plots = figure.subplots(rows, columns, squeeze=False).reshape(-1)
         for axes in plots:
             axes.set_axis_off()
@@ -270,12 +284,13 @@ def _legend(axes: Axes) -> None:
         axes.legend(loc="best")
 
 
-def _accuracy_title(epochs: list[int], top1: list[float]) -> str:
-    known = [(value, -epoch) for epoch, value in zip(epochs, top1) if not math.isnan(value)]
+def _best(epochs: list[int], values: list[float], higher_is_better: bool) -> str:
+    """The best value and the first epoch that reached it."""
+    known = [(value if higher_is_better else -value, -epoch) for epoch, value in zip(epochs, values) if value == value]
     if not known:
-        return "Accuracy: not measured"
+        return "not measured"
     value, epoch = max(known)
-    return f"Accuracy: best top-1 {value:.2f} % (epoch {-epoch})"
+    return f"best {value if higher_is_better else -value:.2f} in epoch {-epoch}"
 
 
 def _log_ratio(alpha: float, beta: float) -> float:

@@ -2,7 +2,7 @@
 
 The time of a layer is the longest of three: FLOPs of the matrix unit (padding included) over its peak, operations of
 the vector unit over its rate, bytes over the bandwidth of the memory; the three overlap, layers do not. Latency is the
-sum of the layers. `traffic` tells what is counted; of its two conventions ``fused`` is the faster.
+sum of the layers. `work` tells what is counted; of its two conventions ``fused`` is the faster.
 Not in it: launches of kernels, changes of layout between operators, the host, what peaks lose in practice, and what the
 caches save (the L2 of the Ascend 910 has 32 MB: at batch 1 many maps would never leave it).
 """
@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from mindspore import nn
 
 from acmix_ms.analysis.trace import Call, trace, work
-from acmix_ms.analysis.traffic import Work
+from acmix_ms.analysis.work import Work
 from acmix_ms.errors import UserError, closest
 from acmix_ms.ops.base import check_choice, check_positive
 
@@ -168,13 +168,13 @@ def predict(
         UserError: unknown device, precision or fusion, or a batch below 1.
     """
     find_device(device, precision)
-    return predict_calls(trace(net, shape), shape[0], device, precision, fusion, model)
+    return predict_calls(trace(net, (1, *shape[1:])), shape[0], device, precision, fusion, model)
 
 
 def predict_calls(
     calls: Iterable[Call], batch: int, device: str, precision: str, fusion: str, model: str = "", *more: Work
 ) -> Prediction:
-    """Predict Cells that `trace` has noted, for any batch, and ``more`` work after them."""
+    """Predict Cells that `trace` has noted of one image, for any batch, and ``more`` work after them."""
     check_positive(batch=batch)
     check_choice(FUSIONS, fusion=fusion)
     peaks = find_device(device, precision)

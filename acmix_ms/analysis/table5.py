@@ -14,7 +14,7 @@ from mindspore import nn
 
 from acmix_ms.analysis.roofline import FUSIONS, LABEL, OMITTED, find_device, predict_calls
 from acmix_ms.analysis.trace import trace
-from acmix_ms.analysis.traffic import Work, convolution, passes
+from acmix_ms.analysis.work import Work, convolution, passes
 
 IMAGE_SIZE = 576
 PYRAMID, CLASSES, ANCHORS, TOWER = 256, 80, 9, 4  # RetinaNet for COCO: channels, outputs, convolutions of a tower

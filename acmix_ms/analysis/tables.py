@@ -187,7 +187,7 @@ def stage_cost(found: Complexity, convention: str, *, convolution: bool = False)
     A k x k convolution is 1x1 convolutions for its taps (Stage I) and their shift and summation (Stage II), eq. 5-8.
     """
     if convolution:
-        items = [item for item in found.items if item.kind == f"conv{CONV_KERNEL}x{CONV_KERNEL}"]
+        items = [item for item in found.items if item.label == f"conv{CONV_KERNEL}x{CONV_KERNEL}"]
         work = sum(item.macs for item in items), sum(item.params - item.biases for item in items)
         return work, (sum(item.additions for item in items), 0)
     stages = []
@@ -264,11 +264,11 @@ def _with_share(printed: tuple[str, str] | None) -> str:
 # ------------------------------------------------------------------------------------------------------ one model
 def breakdown(found: Complexity) -> str:
     """One model by stage and kind of work, then its total in every convention, as aligned text."""
-    kinds = sorted({(item.stage, item.kind) for item in found.items}, key=lambda pair: (STAGES.index(pair[0]), pair[1]))
+    kinds = sorted({(item.stage, item.label) for item in found.items})
     lines = [f"{'stage':<6} {'work':<12} {'parameters':>12} {'multiply-adds (A)':>18}"]
     for stage in STAGES:
         for kind in [kind for where, kind in kinds if where == stage]:
-            items = [item for item in found.items if (item.stage, item.kind) == (stage, kind)]
+            items = [item for item in found.items if (item.stage, item.label) == (stage, kind)]
             lines.append(_line(stage, kind, sum(item.params for item in items), sum(item.macs for item in items)))
         lines.append(_line(stage, "all", found.stage_params(stage), found.macs("A", stage)))
     uncounted = found.params - sum(found.stage_params(stage) for stage in STAGES)

@@ -1,69 +1,75 @@
-"""Which Cells a forward pass meets, with which shapes, and the `Work` of them for any batch.
+"""Which Cells a forward pass meets, with which shapes, and the `Work` of them.
 
-One image runs; the batch comes in afterwards, because the first axis of what a Cell takes and gives is the batch.
 Functions between Cells are seen by what they leave: where the input of a Cell is not the very tensor that a Cell before
 it has given, something worked on it (a residual sum, GELU, a transpose, a roll): one pass that reads and writes it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from math import prod
 
 import numpy as np
 from mindspore import Tensor, nn
 
 from acmix_ms import runtime
-from acmix_ms.analysis.complexity import counted
-from acmix_ms.analysis.traffic import Work, passes, rule
+from acmix_ms.analysis.rules import rule
+from acmix_ms.analysis.work import Work, passes
 
 
 @dataclass(frozen=True)
 class Call:
-    """A Cell as the forward pass met it: the shapes of its first input and output, and its further arguments."""
+    """A Cell as the forward pass met it.
+
+    Attributes:
+        name: its path.
+        cell: itself.
+        given, out: the shapes of its first input and of its output; tuples of shapes where these are several tensors.
+        rest: its further arguments, shapes in place of tensors.
+        made: elements of its first input that functions have made, not a Cell.
+    """
 
     name: str
     cell: nn.Cell
-    given: tuple[int, ...]
-    out: tuple[int, ...]
+    given: tuple
+    out: tuple
     rest: tuple
-    fresh: bool  # whether functions made its input, not a Cell
+    made: int
 
 
-def trace(net: nn.Cell, shape: tuple[int, ...]) -> tuple[Call, ...]:
-    """Note every Cell that has a rule while one image of ``shape[1:]`` passes, in PyNative mode and evaluation.
+def trace(net: nn.Cell, *input_shapes: tuple[int, ...]) -> tuple[Call, ...]:
+    """Note every Cell that has a rule while inputs of these shapes pass, in PyNative mode and evaluation.
 
-    Mode and training flag are restored. The batch, ``shape[0]``, is not run: see `work`.
+    Mode and training flag are restored.
     """
     calls: list[Call] = []
     known: list[Tensor] = []  # kept alive, or another tensor might get the id of a dead one
     seen: set[int] = set()
 
-    def note(tensor: Tensor) -> bool:
-        if id(tensor) in seen:
-            return False
-        seen.add(id(tensor))
-        known.append(tensor)
-        return True
+    def note(value) -> int:
+        """Elements that are met for the first time."""
+        new = [tensor for tensor in _tensors(value) if id(tensor) not in seen]
+        seen.update(map(id, new))
+        known.extend(new)
+        return sum(tensor.size for tensor in new)
 
     def recorder(name: str) -> Callable:
         def record(part, inputs, output):
-            rest = tuple(value.shape if isinstance(value, Tensor) else value for value in inputs[1:])
-            fresh = note(inputs[0])
+            given, *rest = map(_shapes, inputs)
+            made = note(inputs[0])
             note(output)
-            calls.append(Call(name, part, tuple(inputs[0].shape), tuple(output.shape), rest, fresh))
+            calls.append(Call(name, part, given, _shapes(output), tuple(rest), made))
 
         return record
 
-    handles = [part.register_forward_hook(recorder(name)) for name, part in counted(net, rule)]
+    handles = [part.register_forward_hook(recorder(name)) for name, part in _counted(net)]
     training = net.training
-    image = Tensor(np.zeros((1, *shape[1:]), np.float32))
-    note(image)
+    images = [Tensor(np.zeros(shape, np.float32)) for shape in input_shapes]
+    note(images)
     try:
         with runtime.pynative():
             net.set_train(False)
-            net(image)
+            net(*images)
     finally:
         for handle in handles:
             handle.remove()
@@ -71,13 +77,43 @@ def trace(net: nn.Cell, shape: tuple[int, ...]) -> tuple[Call, ...]:
     return tuple(calls)
 
 
-def work(calls: Iterable[Call], batch: int) -> list[Work]:
-    """The work of traced Cells for a batch."""
+def work(calls: Iterable[Call], times: int = 1) -> list[Work]:
+    """The work of traced Cells for ``times`` as many images: the first axis of what a Cell takes and gives grows."""
     found = []
     for call in calls:
-        given, out = (batch * call.given[0], *call.given[1:]), (batch * call.out[0], *call.out[1:])
-        pieces = rule(call.cell)(call.cell, given, out, *call.rest)
-        if call.fresh:
-            pieces = [passes("between", 2 * prod(given)), *pieces]
+        pieces = rule(call.cell)(call.cell, _grown(call.given, times), _grown(call.out, times), *call.rest)
+        if call.made:
+            pieces = [passes("between", 2 * times * call.made), *pieces]
         found += [replace(piece, name=call.name) for piece in pieces]
     return found
+
+
+def _counted(net: nn.Cell) -> Iterator[tuple[str, nn.Cell]]:
+    """(path, Cell) of every Cell that has a rule; what is inside of one is its own business."""
+    covered: list[str] = []
+    for name, part in net.cells_and_names():
+        if rule(part) is None or any(name.startswith(f"{outer}.") or outer == "" for outer in covered):
+            continue
+        covered.append(name)
+        yield name, part
+
+
+def _tensors(value) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for part in value:
+            yield from _tensors(part)
+
+
+def _shapes(value):
+    """Shapes in place of tensors; anything else as it is."""
+    if isinstance(value, Tensor):
+        return tuple(value.shape)
+    return tuple(map(_shapes, value)) if isinstance(value, (tuple, list)) else value
+
+
+def _grown(shape: tuple, times: int) -> tuple:
+    if shape and isinstance(shape[0], tuple):
+        return tuple(_grown(part, times) for part in shape)
+    return (times * shape[0], *shape[1:]) if shape else shape

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from acmix_ms import config, deploy, runtime
 from acmix_ms.arguments import ArgumentParser
-from acmix_ms.engine.metrics import class_table, summary
 from acmix_ms.errors import UserError, run_cli
 from acmix_ms.files import require_checkpoint, writable_file, write_text
 from acmix_ms.models import build
@@ -29,9 +28,11 @@ def main(argv: list[str] | None = None) -> None:
         writable_file(args.output, "--output")
     cfg, saved = build.read(args, exported=True)
     scores = evaluate(cfg, args.checkpoint, averaged=args.weights == "ema", saved=saved)
-    print(summary(scores))
+    from acmix_ms.engine import evaluation, metrics
+
+    print(evaluation.summary(metrics.Accuracy, scores))
     if args.per_class:
-        print(class_table(scores["classes"]))
+        print(metrics.Accuracy.details(scores))
     if args.output and runtime.leads():
         write_text(args.output, json.dumps({"checkpoint": args.checkpoint, **scores}, indent=1) + "\n")
 
@@ -41,6 +42,7 @@ def evaluate(cfg: config.Config, path: str, averaged: bool = False, saved: Check
 
     ``saved`` is what is in the file, if it was read already.
     """
+    config.require_task(cfg, "classification")
     exported = require_checkpoint(path).suffix in deploy.SUFFIXES
     if exported and averaged:
         raise UserError(f"--weights ema: {path} has one set of weights; leave it out")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -48,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
             pixels = net.preprocess.read(predicted.path)
             target = Path(args.attention) / f"{len(found):04}-{predicted.path.stem}.png"
             figures.plot_attention(pixels, *attention.overview(net.built.cell, pixels), target)
-    text = json.dumps(found, indent=1, ensure_ascii=False)
+    text = prediction.json_text(found)
     if args.json:
         print(text)
     if args.output:

@@ -6,7 +6,7 @@ from acmix_ms import config, runtime
 from acmix_ms.arguments import ArgumentParser
 from acmix_ms.engine import events, run_dir
 from acmix_ms.errors import run_cli
-from acmix_ms.files import locked, require_checkpoint
+from acmix_ms.files import require_checkpoint
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -19,11 +19,11 @@ def main(argv: list[str] | None = None) -> None:
 
 def train(cfg: config.Config) -> dict:
     """Train as ``cfg`` says; returns what `acmix_ms.engine.trainer.Trainer.fit` returns, and ``params``."""
+    config.require_task(cfg, "classification")
     if _initial(cfg):
         require_checkpoint(cfg.model.init_checkpoint)
     events.require(cfg.train.events and runtime.leads())
-    run_dir.prepare(cfg.run_dir, resume=cfg.train.resume)
-    with locked(cfg.run_dir, runtime.leads()):
+    with run_dir.opened(cfg.run_dir, resume=cfg.train.resume, wanted=runtime.leads()):
         return _train(cfg)
 
 
@@ -52,7 +52,7 @@ def _train(cfg: config.Config) -> dict:
     params = sum(parameter.size for parameter in net.trainable_params())
     print(f"{cfg.model.name}: {params:,} parameters, {num_classes} classes, on {device}; writing to {cfg.run_dir}")
     result = Trainer(net, cfg, *loaders).fit()
-    print(f"best top-1 {result['best_top1']:.2f} %: {cfg.run_dir}/{run_dir.BEST}")
+    print(f"best {result['best_told']}: {cfg.run_dir}/{run_dir.BEST}")
     return {**result, "params": params}
 
 

@@ -1,22 +1,33 @@
-"""Augmentation: RandAugment on MindSpore's image operations; erasing, mixup and cutmix of whole batches in NumPy."""
+"""Augmentation: crops, colours and RandAugment with Pillow; erasing, mixup and cutmix of whole batches in NumPy."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import NormalDist
-from typing import Any
 
 import numpy as np
+from PIL import Image, ImageEnhance, ImageOps
 
-from acmix_ms.config import DataConfig
+from acmix_ms.config import AugmentConfig
 from acmix_ms.errors import UserError
 
 TOP_MAGNITUDE = 10  # of timm's scale
-MAGNITUDES = 8  # with mstd, the normal distribution stands as this many equally likely magnitudes
-POLICY_REPEATS = 14  # how often each operation stands in each place of the list that one policy is drawn from
+SIMPLE = {"auto contrast": ImageOps.autocontrast, "equalize": ImageOps.equalize, "invert": ImageOps.invert}
+ENHANCERS = {
+    "saturation": ImageEnhance.Color,
+    "contrast": ImageEnhance.Contrast,
+    "brightness": ImageEnhance.Brightness,
+    "sharpness": ImageEnhance.Sharpness,
+}
+OPERATIONS = (
+    *SIMPLE,
+    *ENHANCERS,
+    *("rotate", "posterize", "solarize", "solarize add", "shear x", "shear y", "translate x", "translate y"),
+)
+
+CROP_ASPECT = (3 / 4, 4 / 3)  # width over height of a random crop
+CROP_ATTEMPTS = 10
 
 ERASED_AREA = (0.02, 1 / 3)  # of the image, as timm and the DeiT and Swin recipes have it
 ERASED_ASPECT = (0.3, 1 / 0.3)
@@ -44,97 +55,114 @@ class RandAugment:
     increasing: bool = False
     probability: float = 0.5
 
-    def levels(self) -> list[float]:
-        """The equally likely strengths, on the scale 0 to 1."""
-        if not self.deviation:
-            return [self.magnitude / TOP_MAGNITUDE]
-        normal = NormalDist(self.magnitude, self.deviation)
-        drawn = [normal.inv_cdf((i + 0.5) / MAGNITUDES) for i in range(MAGNITUDES)]
-        return [min(max(level / TOP_MAGNITUDE, 0.0), 1.0) for level in drawn]
-
 
 def parse_auto_augment(text: str | None) -> RandAugment | None:
-    """Read ``data.auto_augment``; None or an empty text means none.
+    """Read ``data.augment.auto_augment``; None or an empty text means none.
 
     Raises:
         UserError: another notation, an unknown part, or a number out of range.
     """
     if not text:
         return None
+    given = f"data.augment.auto_augment={text!r}"
     kind, *parts = text.split("-")
     if kind not in ("rand", "randaug"):  # timm's name and MindCV's
-        raise UserError(f"data.auto_augment={text!r}: {kind!r} is not known here; {_EXAMPLE}")
+        raise UserError(f"{given}: {kind!r} is not known here; {_EXAMPLE}")
     values = {"m": float(TOP_MAGNITUDE), "mstd": 0.0, "n": 2.0, "inc": 0.0, "p": 0.5}
     limits = {"m": (0, TOP_MAGNITUDE), "mstd": (0, TOP_MAGNITUDE), "n": (1, 4), "inc": (0, 1), "p": (0, 1)}
     for part in parts:
         match = _PART.fullmatch(part)
         if match is None:
-            raise UserError(f"data.auto_augment={text!r}: part {part!r} is not one of m, mstd, n, inc, p; {_EXAMPLE}")
+            raise UserError(f"{given}: part {part!r} is not one of m, mstd, n, inc, p; {_EXAMPLE}")
         name, value = match.group(1), float(match.group(2))
         least, most = limits[name]
         if not least <= value <= most or (name in ("n", "inc") and value != int(value)):
             whole = "a whole number " if name in ("n", "inc") else ""
-            raise UserError(f"data.auto_augment={text!r}: {name} must be {whole}from {least} to {most}")
+            raise UserError(f"{given}: {name} must be {whole}from {least} to {most}")
         values[name] = value
     return RandAugment(values["m"], values["mstd"], int(values["n"]), bool(values["inc"]), values["p"])
 
 
-def rand_augment(spec: RandAugment, interpolation: Any, fill: tuple[int, int, int]) -> Any:
-    """One operation of ``mindspore.dataset.vision`` for images (H, W, 3) uint8.
+def crop_box(height: int, width: int, least_area: float, random: np.random.Generator) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of a random part of an image, drawn as torchvision's RandomResizedCrop does."""
+    for _ in range(CROP_ATTEMPTS):
+        area = height * width * random.uniform(least_area, 1.0)
+        aspect = math.exp(random.uniform(*np.log(CROP_ASPECT)))
+        wide, tall = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < wide <= width and 0 < tall <= height:
+            return int(random.integers(height - tall + 1)), int(random.integers(width - wide + 1)), tall, wide
+    # A very long image: its middle, as large as the shapes allow.
+    wide = min(width, round(height * CROP_ASPECT[1]))
+    tall = min(height, round(width / CROP_ASPECT[0]))
+    return (height - tall) // 2, (width - wide) // 2, tall, wide
 
-    It draws one of a list of policies, each a row of ``spec.layers`` operations. A row of independent operations would
-    not do: every operation of a pipeline starts from the same seed, so all layers would draw alike. In the list each
-    operation stands equally often in each place. timm's SolarizeAdd is left out: MindSpore has no such operation.
+
+def jitter(image: Image.Image, strength: float, random: np.random.Generator) -> Image.Image:
+    """Brightness, contrast and saturation, in a random order, each by a factor of 1 +- ``strength``."""
+    enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+    for i in random.permutation(len(enhancers)):
+        image = enhancers[i](image).enhance(random.uniform(1 - strength, 1 + strength))
+    return image
+
+
+def rand_augment(
+    image: Image.Image,
+    spec: RandAugment,
+    interpolation: Image.Resampling,
+    fill: tuple[int, int, int],
+    random: np.random.Generator,
+) -> Image.Image:
+    """Apply ``spec.layers`` operations, each drawn anew, with timm's strengths and its fifteen operations.
 
     Args:
-        interpolation: a ``vision.Inter``, for what moves pixels.
+        image: RGB.
+        interpolation: for what moves pixels.
         fill: colour of what comes in from outside.
     """
-    from mindspore.dataset import vision
+    for _ in range(spec.layers):
+        kind = OPERATIONS[random.integers(len(OPERATIONS))]
+        applied, sign = random.random() < spec.probability, random.choice((-1.0, 1.0))
+        level = random.normal(spec.magnitude, spec.deviation) if spec.deviation else spec.magnitude
+        if applied:
+            level = min(max(level / TOP_MAGNITUDE, 0.0), 1.0)
+            image = operate(image, kind, level, sign, spec.increasing, interpolation, fill)
+    return image
 
-    entries = []
-    for kind in _kinds(spec.increasing, interpolation, fill):
-        entries += [kind(level, sign) for level in spec.levels() for sign in (-1.0, 1.0)]
-    random = np.random.default_rng(0)  # a fixed list: what is drawn from it is the pipeline's business
-    places = [random.permutation(np.tile(np.arange(len(entries)), POLICY_REPEATS)) for _ in range(spec.layers)]
-    return vision.RandomSelectSubpolicy([[(entries[i], spec.probability) for i in row] for row in zip(*places)])
 
-
-def _kinds(increasing: bool, interpolation: Any, fill: tuple[int, int, int]) -> list[Callable[[float, float], Any]]:
-    """The kinds of operations, each ``(level 0..1, sign) -> operation``, with the strengths of timm."""
-    from mindspore.dataset import vision
-
-    def factor(level: float, sign: float) -> float:
-        return max(0.1, 1 + sign * 0.9 * level) if increasing else 0.1 + 1.8 * level
-
-    def move(translate=(0.0, 0.0), shear=(0.0, 0.0)):
-        shear = tuple(math.degrees(math.atan(value)) for value in shear)
-        return vision.Affine(0.0, translate, 1.0, shear, interpolation, fill)
-
-    def posterize(level: float, sign: float):
+def operate(
+    image: Image.Image,
+    kind: str,
+    level: float,
+    sign: float,
+    increasing: bool,
+    interpolation: Image.Resampling,
+    fill: tuple[int, int, int],
+) -> Image.Image:
+    """One of the `OPERATIONS` at ``level`` 0 to 1; ``sign`` is 1 or -1, for those that have two directions."""
+    if kind in ENHANCERS:
+        factor = max(0.1, 1 + sign * 0.9 * level) if increasing else 0.1 + 1.8 * level
+        return ENHANCERS[kind](image).enhance(factor)
+    if kind in SIMPLE:
+        return SIMPLE[kind](image)
+    if kind == "posterize":
         bits = int(4 * level)
-        return vision.Posterize(4 - bits if increasing else bits)
-
-    def solarize(level: float, sign: float):
+        return ImageOps.posterize(image, 4 - bits if increasing else bits)
+    if kind == "solarize":
         threshold = int(256 * level)
-        return vision.Solarize((min(255, 256 - threshold if increasing else threshold), 255))
-
-    return [
-        lambda level, sign: vision.AutoContrast(),
-        lambda level, sign: vision.Equalize(),
-        lambda level, sign: vision.Invert(),
-        lambda level, sign: vision.Rotate(30.0 * level * sign, interpolation, fill_value=fill),
-        posterize,
-        solarize,
-        lambda level, sign: vision.AdjustSaturation(factor(level, sign)),
-        lambda level, sign: vision.AdjustContrast(factor(level, sign)),
-        lambda level, sign: vision.AdjustBrightness(factor(level, sign)),
-        lambda level, sign: vision.AdjustSharpness(factor(level, sign)),
-        lambda level, sign: move(shear=(0.3 * level * sign, 0.0)),
-        lambda level, sign: move(shear=(0.0, 0.3 * level * sign)),
-        lambda level, sign: move(translate=(0.45 * level * sign, 0.0)),
-        lambda level, sign: move(translate=(0.0, 0.45 * level * sign)),
-    ]
+        return ImageOps.solarize(image, 256 - threshold if increasing else threshold)
+    if kind == "solarize add":  # brighter where it is dark
+        values = np.arange(256)
+        table = np.where(values < 128, np.minimum(values + int(110 * level), 255), values)
+        return image.point(3 * table.tolist())
+    if kind == "rotate":
+        return image.rotate(30 * level * sign, interpolation, fillcolor=fill)
+    moves = {
+        "shear x": (1, 0.3 * level * sign, 0, 0, 1, 0),
+        "shear y": (1, 0, 0, 0.3 * level * sign, 1, 0),
+        "translate x": (1, 0, 0.45 * level * sign * image.width, 0, 1, 0),
+        "translate y": (1, 0, 0, 0, 1, 0.45 * level * sign * image.height),
+    }
+    return image.transform(image.size, Image.Transform.AFFINE, moves[kind], interpolation, fillcolor=fill)
 
 
 def erase(images: np.ndarray, probability: float, random: np.random.Generator) -> np.ndarray:
@@ -175,7 +203,7 @@ class Mixing:
     switch_probability: float
 
     @classmethod
-    def of(cls, config: DataConfig) -> Mixing | None:
+    def of(cls, config: AugmentConfig) -> Mixing | None:
         """What the configuration asks for; None without mixing."""
         if not config.mixup_prob or not (config.mixup or config.cutmix):
             return None

@@ -52,10 +52,9 @@ class DigitsLoader(Loader):
 
     def __init__(self, config: DataConfig, split: str, *, rank: int = 0, size: int = 1, seed: int = 0):
         for key in ("auto_augment", "color_jitter"):
-            if getattr(config, key):
-                raise UserError(
-                    f"data.{key}={getattr(config, key)}: is for data.name=imagefolder or mindrecord; leave it out"
-                )
+            value = getattr(config.augment, key)
+            if value:
+                raise UserError(f"data.augment.{key}={value}: is for data.name=imagefolder or mindrecord; leave it out")
         digits = load_digits()
         chosen = split_indices(digits.target, split)
         self._images = (digits.images[chosen] / 16.0).astype(np.float32)  # (n, 8, 8), 0..1

@@ -1,50 +1,30 @@
-"""Batches of encoded images, wherever these lie: `mindspore.dataset` decodes and augments them in parallel.
+"""Batches of encoded images, wherever these lie: threads decode, resize and augment them.
 
 This file says what is done to them, in which order they come, and what becomes of those that are no images.
 """
 
 from __future__ import annotations
 
-import io
 import os
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Iterator
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image
 
 from acmix_ms.config import DataConfig
-from acmix_ms.data.augment import parse_auto_augment, rand_augment
-from acmix_ms.data.images import UnreadableImageError
+from acmix_ms.data.augment import crop_box, jitter, parse_auto_augment, rand_augment
+from acmix_ms.data.images import UnreadableImageError, decode
 from acmix_ms.data.loader import PADDING, Loader
-from acmix_ms.data.preprocess import preprocess_of
+from acmix_ms.data.preprocess import preprocess_of, resampling, resized
 from acmix_ms.errors import UserError
 
-CHUNK_IMAGES = 8192  # the random numbers start anew after so many images: what a resumed epoch replays at most
+AUGMENTING = 4  # a stream of random numbers, beside those of loader.py
+BATCHES_AHEAD = 2  # are prepared while one is used
 MAX_NEIGHBOURS = 100  # so many unreadable images in a row: the data are at fault, not an image
 MAX_LISTED = 50
-
-
-def _blank() -> np.ndarray:
-    """A small black image, encoded: it holds the place of what is not counted."""
-    file = io.BytesIO()
-    Image.new("RGB", (2, 2)).save(file, "BMP")
-    return np.frombuffer(file.getvalue(), np.uint8)
-
-
-class _Source:
-    """What a pipeline reads: (encoded image, label) of one sample after the other."""
-
-    def __init__(self, loader: EncodedLoader, samples: np.ndarray):
-        self._loader, self._samples = loader, samples
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def __getitem__(self, position: int) -> tuple[np.ndarray, np.int32]:
-        encoded, label, _ = self._loader.load(int(self._samples[position]))
-        return encoded, np.int32(label)
 
 
 class EncodedLoader(Loader):
@@ -52,11 +32,12 @@ class EncodedLoader(Loader):
 
     A kind of storage gives `read` and `name`.
 
+    Crop, flip and colours of an image are one of seed, epoch and its place in the epoch, whatever the number of threads
+    and processes. Decoding, resizing and arithmetic let other threads run, so that ``data.workers`` threads use as many
+    cores.
+
     Unreadable images (``data.on_error=skip``) are told at the end of the epoch. In training the next one that can be
     read stands in for them, in evaluation they do not count.
-
-    The augmentation of one epoch repeats exactly for the same seed only with ``data.workers=1``, because decoding
-    threads take random numbers in the order in which they happen to run. Erasing and mixing always repeat.
     """
 
     def __init__(
@@ -70,9 +51,9 @@ class EncodedLoader(Loader):
         size: int = 1,
         seed: int = 0,
     ):
-        self._config, self._split = config, split
-        self._auto_augment = parse_auto_augment(config.auto_augment)
-        self._placeholder = _blank()
+        self._config = config
+        self._auto_augment = parse_auto_augment(config.augment.auto_augment)
+        self._preprocess = preprocess_of(config)
         self._unreadable: dict[int, str] = {}  # sample: why
         self._told: set[int] = set()
         super().__init__(
@@ -80,11 +61,11 @@ class EncodedLoader(Loader):
         )
 
     @abstractmethod
-    def read(self, sample: int) -> tuple[np.ndarray, int]:
-        """The encoded image (n,) uint8 and the class of a sample. Called by many threads.
+    def read(self, sample: int) -> tuple[bytes, int]:
+        """The encoded image and the class of a sample. Called by many threads.
 
         Raises:
-            UnreadableImageError: no image can be made of it.
+            UnreadableImageError: it cannot be read.
         """
 
     @abstractmethod
@@ -104,87 +85,76 @@ class EncodedLoader(Loader):
             return f"raise data.workers, which is {self._config.workers} of {cores} cores"
         return f"the {cores} cores are all in use (data.workers), take a host with more"
 
-    def load(self, sample: int) -> tuple[np.ndarray, int, int]:
-        """The encoded image that stands for ``sample``, its class, and which sample it really is."""
+    def load(self, sample: int) -> tuple[np.ndarray | None, int]:
+        """(H, W, 3) uint8, the image that stands for ``sample``, and its class; None and `PADDING` for none."""
         if sample == PADDING:
-            return self._placeholder, PADDING, PADDING
+            return None, PADDING
         for candidate in range(sample, sample + (MAX_NEIGHBOURS if self.train else 1)):
             candidate %= self.num_samples
             if candidate not in self._unreadable:
                 try:
-                    return (*self.read(candidate), candidate)
+                    encoded, label = self.read(candidate)
+                    return decode(encoded), label
                 except UnreadableImageError as error:
                     self._unreadable[candidate] = str(error)
-        return self._placeholder, PADDING, PADDING  # in training `_stop_if_hopeless` sees it
+        return None, PADDING  # in training `_stop_if_hopeless` sees it
 
     def _batches(self, epoch: int, start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        indices = self.indices(epoch)
-        chunk = max(1, CHUNK_IMAGES // self.batch_size)
-        number = start // chunk * chunk if self.augment else start  # without chance nothing needs to be replayed
-        while number < len(indices):
-            part = indices[number : number + chunk]
-            for batch in self._chunk(part, [self.seed, epoch, number // chunk, self.rank]):
-                if number >= start:
-                    yield batch
-                number += 1
+        batches = list(zip(self.indices(epoch), self.positions()))[start:]
+        pending: deque[tuple[np.ndarray, list[Future]]] = deque()
+        pool = ThreadPoolExecutor(self._config.workers)
+        try:
+            for samples, positions in batches:
+                pending.append(self._begin(pool, epoch, samples, positions))
+                if len(pending) > BATCHES_AHEAD:
+                    yield self._finished(*pending.popleft())
+            while pending:
+                yield self._finished(*pending.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)
         self._tell()
 
-    def _chunk(self, indices: np.ndarray, seed: list[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """The batches of ``indices`` (n, batch_size), whose chance begins with ``seed``."""
-        done = 0
-        while done < len(indices):
-            batches = self._pipeline(indices.ravel(), seed)
-            try:
-                for number, (images, labels) in enumerate(batches):
-                    self._stop_if_hopeless(labels)
-                    if number >= done:
-                        done += 1
-                        yield images, labels
-            except RuntimeError as error:
-                # An image that looked well and still cannot be decoded. The chunk is read again without it.
-                if not self._find_undecodable(indices[done:].ravel()):
-                    where = f"data.path={self._config.path}: MindSpore cannot prepare the images of {self._split}"
-                    raise UserError(f"{where}: {error}") from error
-            finally:
-                batches.stop()
+    def _begin(
+        self, pool: ThreadPoolExecutor, epoch: int, samples: np.ndarray, positions: np.ndarray
+    ) -> tuple[np.ndarray, list[Future]]:
+        """Let threads fill (B, 3, S, S) float32; their results are the labels."""
+        images = np.empty((len(samples), 3, self._config.image_size, self._config.image_size), np.float32)
+        pairs = zip(samples.tolist(), positions.tolist())
+        return images, [pool.submit(self._fill, images[i], epoch, *pair) for i, pair in enumerate(pairs)]
 
-    def _pipeline(self, samples: np.ndarray, seed: list[int]) -> Any:
-        """An iterator of (images (B, 3, S, S) float32, labels (B,) int32)."""
-        import mindspore.dataset as ds  # here, so that mistakes in the data are told before the slow import
+    def _finished(self, images: np.ndarray, labels: list[Future]) -> tuple[np.ndarray, np.ndarray]:
+        found = np.array([label.result() for label in labels], np.int32)
+        self._stop_if_hopeless(found)
+        return images, found
 
-        ds.config.set_seed(int(np.random.SeedSequence(seed).generate_state(1)[0] % 2**31))
-        workers = min(self._config.workers, os.cpu_count() or 1)  # MindSpore refuses more
-        pipeline = ds.GeneratorDataset(
-            _Source(self, samples),
-            ["image", "label"],
-            shuffle=False,
-            num_parallel_workers=workers,
-            python_multiprocessing=False,
-        )
-        pipeline = pipeline.map(self._transforms(), "image", num_parallel_workers=workers)
-        pipeline = pipeline.batch(self.batch_size, num_parallel_workers=1)
-        return pipeline.create_tuple_iterator(num_epochs=1, output_numpy=True)
+    def _fill(self, out: np.ndarray, epoch: int, sample: int, position: int) -> int:
+        """Prepare one image as (3, S, S) float32; returns its label."""
+        pixels, label = self.load(sample)
+        if pixels is None:
+            out[:] = 0.0
+            return label
+        if self.augment:
+            pixels = self._augmented(pixels, np.random.default_rng([self.seed, epoch, position, AUGMENTING]))
+        else:
+            pixels = self._preprocess.take_middle(pixels)
+        self._preprocess.normalize(pixels, out)
+        return label
 
-    def _transforms(self) -> list:
-        from mindspore.dataset import vision
-
-        config, prepare = self._config, preprocess_of(self._config)
-        if not self.augment:
-            return [vision.Decode(), *prepare.take_middle(), *prepare.normalize()]
-        interpolation, middle = getattr(vision.Inter, config.interpolation.upper()), []
-        if config.color_jitter:
-            middle.append(vision.RandomColorAdjust(*(3 * [(1 - config.color_jitter, 1 + config.color_jitter)])))
+    def _augmented(self, pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        """(H, W, 3) uint8 to (S, S, 3) uint8."""
+        config, side = self._config, self._config.image_size
+        top, left, height, width = crop_box(*pixels.shape[:2], config.augment.min_crop_area, random)
+        # A copy first: both Pillow and MindSpore go through what is not contiguous pixel by pixel.
+        pixels = np.ascontiguousarray(pixels[top : top + height, left : left + width])
+        image = resized(pixels, side, side, config.interpolation, config.resize)
+        if random.random() < 0.5:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if config.augment.color_jitter:
+            image = jitter(image, config.augment.color_jitter, random)
         if self._auto_augment:
-            filling = tuple(round(255 * value) for value in prepare.mean)
-            middle.append(rand_augment(self._auto_augment, interpolation, filling))
-        return [
-            vision.RandomCropDecodeResize(
-                config.image_size, (config.min_crop_area, 1.0), (3 / 4, 4 / 3), interpolation
-            ),
-            vision.RandomHorizontalFlip(),
-            *middle,
-            *prepare.normalize(),
-        ]
+            filling = tuple(round(255 * value) for value in self._preprocess.mean)
+            image = rand_augment(image, self._auto_augment, resampling(config.interpolation), filling, random)
+        return np.asarray(image)
 
     def _stop_if_hopeless(self, labels: np.ndarray) -> None:
         if self._unreadable and self._config.on_error == "fail":
@@ -196,22 +166,6 @@ class EncodedLoader(Loader):
                 f"{min(MAX_NEIGHBOURS, self.num_samples)} training images in a row cannot be read, such as {name} "
                 f"({reason}): check data.path={self._config.path}"
             )
-
-    def _find_undecodable(self, samples: np.ndarray) -> bool:
-        """Note which of these samples MindSpore cannot decode; whether there is any."""
-        from mindspore.dataset import vision
-
-        known, decode = len(self._unreadable), vision.Decode()
-        for sample in samples.tolist():
-            encoded, _, used = self.load(sample)
-            while used != PADDING:
-                try:
-                    decode(encoded)
-                    break
-                except RuntimeError:
-                    self._unreadable[used] = "MindSpore cannot decode it"
-                encoded, _, used = self.load(sample)
-        return len(self._unreadable) > known
 
     def _tell(self) -> None:
         """Print what could not be read, each image once."""

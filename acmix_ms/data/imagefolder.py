@@ -10,19 +10,27 @@ import numpy as np
 
 from acmix_ms.config import DataConfig
 from acmix_ms.data.encoded import EncodedLoader
-from acmix_ms.data.images import is_bitmap, read_encoded
+from acmix_ms.data.images import read_bytes
 from acmix_ms.errors import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")  # in any case; other files are not looked at
 
 
+def is_image_name(name: str) -> bool:
+    """Whether a file is called as images are."""
+    return os.path.splitext(name)[1].lower() in EXTENSIONS
+
+
 def scan(path: str | None, split: str, argument: str = "data.path=") -> tuple[list[str], list[np.ndarray]]:
     """List one split: class names in order, and for each the sorted names of its images, as bytes to save memory.
+
+    Images are regular files, or links to such: the folder tells which without a look at each file.
 
     ``argument`` is where messages say that the path came from.
 
     Raises:
-        UserError: a folder is missing, there are no classes, a class has no images, or the other split has others.
+        UserError: a folder is missing, there are no classes, a class has no images or no name in UTF-8, or the other
+            split has others.
     """
     if not path:
         raise UserError("data.path is not set: give the folder that holds train/ and val/, as data.path=FOLDER")
@@ -45,12 +53,22 @@ def scan(path: str | None, split: str, argument: str = "data.path=") -> tuple[li
 
     files = []
     for name in classes[split]:
-        names = [entry.name for entry in os.scandir(root / split / name)]
-        images = sorted(os.fsencode(name) for name in names if os.path.splitext(name)[1].lower() in EXTENSIONS)
+        if not _is_text(name):  # it goes into checkpoints, tables and JSON
+            raise UserError(f"{root / split}: the class folder {name!r} is not named in UTF-8: rename it")
+        entries = os.scandir(root / split / name)
+        images = sorted(os.fsencode(entry.name) for entry in entries if is_image_name(entry.name) and entry.is_file())
         if not images:
             raise UserError(f"{root / split / name}: class folder without images ({', '.join(EXTENSIONS)})")
         files.append(np.array(images))
     return classes[split], files
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class ImageFiles:
@@ -94,14 +112,11 @@ class ImageFolderLoader(EncodedLoader):
     def __init__(self, config: DataConfig, split: str, *, rank: int = 0, size: int = 1, seed: int = 0):
         self.files = ImageFiles(config.path, split)
         names, count = self.files.class_names, len(self.files)
-        self._sound = np.zeros(count, bool)  # read before, and given to MindSpore as they are
         super().__init__(config, split, class_names=names, num_samples=count, rank=rank, size=size, seed=seed)
 
-    def read(self, sample: int) -> tuple[np.ndarray, int]:
-        """The file of a sample, or a bitmap that stands for it, and its class."""
-        encoded = read_encoded(self.name(sample), known=bool(self._sound[sample]))
-        self._sound[sample] = not is_bitmap(encoded)
-        return encoded, int(self.files.labels[sample])
+    def read(self, sample: int) -> tuple[bytes, int]:
+        """The file of a sample and its class."""
+        return read_bytes(self.name(sample)), int(self.files.labels[sample])
 
     def name(self, sample: int) -> str:
         """The file of a sample."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -57,6 +58,20 @@ def batch_indices(
     return np.where(positions == PADDING, PADDING, order[positions])
 
 
+class Batch(NamedTuple):
+    """What a loader yields, for any task: every batch has the same shapes.
+
+    Attributes:
+        images: (B, 3, H, W) float32.
+        targets: what the loss and the evaluator of the task take.
+        ids: (B,) int64, which samples of the split these are; `PADDING` where a place is empty.
+    """
+
+    images: np.ndarray
+    targets: tuple[np.ndarray, ...]
+    ids: np.ndarray
+
+
 class Loader(ABC):
     """Batches of one split of one dataset. A kind of dataset gives `_batches`.
 
@@ -83,11 +98,11 @@ class Loader(ABC):
         self.num_samples = num_samples
         self.batch_size = config.batch_size
         self.train = split == "train"
-        self.augment = config.augment and self.train
-        self.repeated_aug = config.repeated_aug if self.train else 1
+        self.augment = config.augment.enabled and self.train
+        self.repeated_aug = config.augment.repeated_aug if self.train else 1
         self.rank, self.size, self.seed = rank, size, seed
-        self._reprob = config.reprob if self.augment else 0.0
-        self._mixing = Mixing.of(config) if self.augment else None
+        self._reprob = config.augment.reprob if self.augment else 0.0
+        self._mixing = Mixing.of(config.augment) if self.augment else None
         self.soft_labels = self._mixing is not None
         if not 0 <= rank < size:
             raise ValueError(f"rank={rank}: must be from 0 to size - 1 = {size - 1}")
@@ -131,24 +146,25 @@ class Loader(ABC):
             repeated_aug=self.repeated_aug,
         )
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield (images (B, 3, H, W) float32, labels) of one epoch, from batch number ``start`` on.
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the `Batch`es of one epoch, from number ``start`` on, which are those of the whole epoch.
 
-        Labels are (B,) int32, of which -1 marks what does not count, or with mixup or cutmix (B, classes) float32,
-        without label smoothing, which is the loss's. The batches from ``start`` on are those of the whole epoch.
+        The one target is the labels: (B,) int32, of which -1 marks what does not count, or with mixup or cutmix
+        (B, classes) float32, without label smoothing, which is the loss's.
 
         Raises:
             ValueError: ``start`` is beyond the epoch.
         """
         if not 0 <= start <= len(self):
             raise ValueError(f"start={start}: must be from 0 to the {len(self)} batches of an epoch")
+        indices = self.indices(epoch)
         for number, (images, labels) in enumerate(self._batches(epoch, start), start):
             # A generator for each batch: what came before, in this process or another one, changes nothing.
             if self._reprob:
                 images = erase(images, self._reprob, self._random(epoch, number, ERASING))
             if self._mixing:
                 images, labels = self._mixing(images, labels, self.num_classes, self._random(epoch, number, MIXING))
-            yield images, labels
+            yield Batch(images, (labels,), indices[number])
 
     @abstractmethod
     def _batches(self, epoch: int, start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

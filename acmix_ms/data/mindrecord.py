@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from acmix_ms.config import DataConfig
 from acmix_ms.data.encoded import EncodedLoader
 from acmix_ms.data.records import Records, describe
@@ -18,7 +16,7 @@ class MindRecordLoader(EncodedLoader):
         names, count = found.class_names, len(self._records)
         super().__init__(config, split, class_names=names, num_samples=count, rank=rank, size=size, seed=seed)
 
-    def read(self, sample: int) -> tuple[np.ndarray, int]:
+    def read(self, sample: int) -> tuple[bytes, int]:
         """The record of a sample."""
         return self._records[sample]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -15,34 +17,103 @@ class VerificationError(RuntimeError):
 
 
 class Difference(NamedTuple):
-    """Largest difference of an output: ``absolute``, and ``relative`` to the largest magnitude expected; of ``images``
-    the class with the highest logit was ``agreeing`` times the same.
+    """How far one output lies from what is expected.
+
+    Attributes:
+        absolute: the largest difference.
+        relative: that of the largest magnitude expected; of integers, such as a map of labels, the share that differs.
+        agreeing: for how many of the ``images`` the class with the highest logit was the same; of integers how many of
+            them were the same; None where the output is neither.
+        images: so many were compared; of integers so many of these.
     """
 
     absolute: float
     relative: float
-    agreeing: int
+    agreeing: int | None
     images: int
 
     def __str__(self) -> str:
         text = f"{self.absolute:.3g} absolute, {self.relative:.3g} of the largest output"
-        return f"{text}, top-1 the same for {self.agreeing} of {self.images}"
+        return text if self.agreeing is None else f"{text}, top-1 the same for {self.agreeing} of {self.images}"
 
     def within(self, tolerance: float) -> bool:
         """Whether this is no more than ``tolerance``, relative; nan is not."""
         return self.relative <= tolerance
 
 
+class LabelDifference(Difference):
+    """`Difference` of integers, which are equal or not."""
+
+    def __str__(self) -> str:
+        return f"{self.agreeing} of {self.images} labels the same"
+
+
+@dataclass(frozen=True)
+class Differences:
+    """The `Difference` of each output, by its name; what one number is asked of is the worst of them."""
+
+    outputs: Mapping[str, Difference]
+
+    @property
+    def worst(self) -> Difference:
+        """The one that is farthest from what is expected, relative."""
+        return max(self.outputs.values(), key=lambda found: found.relative)
+
+    @property
+    def absolute(self) -> float:
+        """See `Difference`."""
+        return self.worst.absolute
+
+    @property
+    def relative(self) -> float:
+        """See `Difference`."""
+        return self.worst.relative
+
+    def __str__(self) -> str:
+        if len(self.outputs) == 1:
+            return str(self.worst)
+        return "; ".join(f"{name} {found}" for name, found in self.outputs.items())
+
+    def within(self, tolerance: float) -> bool:
+        """Whether no output differs by more than ``tolerance``, relative; nan does."""
+        return all(found.within(tolerance) for found in self.outputs.values())
+
+
 def compare(given: np.ndarray, expected: np.ndarray) -> Difference:
-    """The difference of two batches of logits, in float64.
+    """The difference of one output for a batch, (B, ...): in float64, or of integers one by one.
 
     Raises:
-        VerificationError: their shapes differ.
+        VerificationError: their shapes differ, or one holds integers and the other does not.
     """
     if given.shape != expected.shape:
         raise VerificationError(f"gives shape {given.shape}, expected {expected.shape}: is it another model?")
+    integers = [values.dtype.kind in "iub" for values in (given, expected)]
+    if integers[0] != integers[1]:
+        raise VerificationError(f"gives {given.dtype}, expected {expected.dtype}: is it another model?")
+    if all(integers):
+        given, expected = given.astype(np.int64), expected.astype(np.int64)
+        same = int((given == expected).sum())
+        return LabelDifference(float(np.abs(given - expected).max()), 1 - same / given.size, same, given.size)
     given, expected = given.astype(np.float64), expected.astype(np.float64)
     absolute = float(np.abs(given - expected).max())
-    rows = [values.reshape(len(values), -1).argmax(1) for values in (given, expected)]
     relative = absolute / max(float(np.abs(expected).max()), 1e-12)
-    return Difference(absolute, relative, int((rows[0] == rows[1]).sum()), len(given))
+    agreeing = int((given.argmax(1) == expected.argmax(1)).sum()) if given.ndim == 2 else None
+    return Difference(absolute, relative, agreeing, len(given))
+
+
+def compare_outputs(given: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> Differences:
+    """`compare` for each of several named outputs.
+
+    Raises:
+        VerificationError: other names, or see `compare`; the output is named where there are several.
+    """
+    if list(given) != list(expected):
+        names = " and ".join(given), " and ".join(expected)
+        raise VerificationError(f"gives {names[0]}, expected {names[1]}: is it another model?")
+    found = {}
+    for name, values in given.items():
+        try:
+            found[name] = compare(values, expected[name])
+        except VerificationError as error:
+            raise VerificationError(f"{name}: {error}" if len(given) > 1 else str(error)) from error
+    return Differences(found)

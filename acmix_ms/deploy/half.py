@@ -11,7 +11,8 @@ from acmix_ms.engine import precision
 
 
 class Half(nn.Cell):
-    """float32 in, float32 out, float16 between; norms, softmax and position terms stay in float32.
+    """float32 in, float32 out (integers stay what they are), float16 between; norms, softmax and position terms stay
+    in float32.
 
     Weights are float16, so that the file is half as large. ``net`` is left as it is.
     """
@@ -26,5 +27,15 @@ class Half(nn.Cell):
                 value.set_dtype(ms.float16)
         self.net = precision.cast(net, "fp16")
 
-    def construct(self, x: Tensor) -> Tensor:
-        return self.net(x.astype(ms.float16)).astype(ms.float32)
+    def construct(self, x: Tensor):
+        return _float32(self.net(x.astype(ms.float16)))
+
+
+def _float32(outputs):
+    """Of a Tensor, or of Tensors in tuples."""
+    if isinstance(outputs, (tuple, list)):
+        single = ()
+        for output in outputs:
+            single += (_float32(output),)
+        return single
+    return outputs.astype(ms.float32) if outputs.dtype == ms.float16 else outputs

@@ -22,9 +22,10 @@ import numpy as np
 
 from acmix_ms import runtime
 from acmix_ms.deploy import lite_config
-from acmix_ms.deploy.runner import Runner
+from acmix_ms.deploy.files import plain_folder, put
+from acmix_ms.deploy.runner import Runner, require_images
 from acmix_ms.errors import UserError, closest
-from acmix_ms.files import sync, writable_file
+from acmix_ms.files import writable_file
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = Path(__file__).with_name("lite_worker.py")
@@ -77,22 +78,31 @@ def missing() -> str | None:
 class LiteFile(Runner):
     """The net in a ``.ms``, run by MindSpore Lite on CPU, in a process of its own."""
 
-    def __init__(self, path: str | os.PathLike):
-        super().__init__(path)
+    def __init__(self, path: str | os.PathLike, names: Sequence[str] | None = None):
+        super().__init__(path, names)
         self._lite = find()
 
     @functools.cached_property
     def input_shape(self) -> tuple[int | None, ...]:
         """See `Runner`. The batch is left to the process that runs the file, which cuts it as the file needs."""
-        return None, *self._lite.input_shape(self.path)[1:]
+        return None, *require_images(self.path, [self._lite.input_shape(self.path)])[1:]
 
-    def run(self, images: np.ndarray) -> np.ndarray:
+    def own_names(self, count: int) -> Sequence[str]:
         """See `Runner`."""
-        return self._lite.run(self.path, [images])[0]
+        return self._found
 
-    def batches(self, batches: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def run(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
+        """See `Runner`."""
+        return self._run([images])[0]
+
+    def batches(self, batches: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
         """See `Runner`; in one process."""
-        return self._lite.run(self.path, batches)
+        return [self._named(self._checked(values, len(batch))) for batch, values in zip(batches, self._run(batches))]
+
+    def _run(self, batches: Sequence[np.ndarray]) -> list[tuple[np.ndarray, ...]]:
+        outputs = self._lite.outputs(self.path, batches)
+        self._found = list(outputs[0])  # Lite 2.0.0 tells the names only when it has run
+        return [tuple(found.values()) for found in outputs]
 
 
 class Lite:
@@ -166,17 +176,16 @@ class Lite:
             )
         if quantization not in (None, *QUANTIZATIONS):
             raise UserError(f"quantization={quantization!r}: {closest(str(quantization), QUANTIZATIONS)}")
-        with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
-            partial = Path(folder) / "model"
-            config = lite_config.write(quantization, source, calibration, Path(folder))
+        with plain_folder(output.parent) as folder:
+            partial = folder / "model"
+            config = lite_config.write(quantization, source, calibration, folder)
             try:
                 self._convert(source, partial, input_shape, fp16, config, quantization == "full")
             except LiteError as error:
                 raise UserError(f"{source} cannot be converted by MindSpore Lite {self.version}: {error}") from error
             partial = partial.with_suffix(SUFFIX)  # the converter has added it
             partial.chmod(0o644)  # from 0400
-            sync(partial)
-            os.replace(partial, output)
+            put(partial, output)
         return output
 
     def input_shape(self, path: str | os.PathLike) -> tuple[int | None, ...]:
@@ -191,7 +200,16 @@ class Lite:
     def run(
         self, path: str | os.PathLike, batches: Sequence[np.ndarray], *, threads: int | None = None
     ) -> list[np.ndarray]:
-        """Outputs of a ``.ms`` for batches (B, C, H, W) float32, in one process.
+        """`outputs` of a ``.ms`` that has one."""
+        outputs = self.outputs(path, batches, threads=threads)
+        if any(len(found) != 1 for found in outputs):
+            raise UserError(f"{path} has {len(outputs[0])} outputs, not one")
+        return [next(iter(found.values())) for found in outputs]
+
+    def outputs(
+        self, path: str | os.PathLike, batches: Sequence[np.ndarray], *, threads: int | None = None
+    ) -> list[dict[str, np.ndarray]]:
+        """All outputs of a ``.ms``, by the names in it, for batches (B, C, H, W) float32, in one process.
 
         A file for any batch size is given them as they are, another one in batches of its own size.
 
@@ -200,15 +218,15 @@ class Lite:
         """
         return self._run(path, batches, threads, 0)[0]
 
-    def latency_ms(
-        self, path: str | os.PathLike, batch: np.ndarray, *, repeats: int = 50, threads: int | None = None
-    ) -> float:
-        """Median milliseconds of a run on ``batch``, of the file's own size, after one that is not counted.
+    def seconds(
+        self, path: str | os.PathLike, batch: np.ndarray, repeats: int = 50, *, threads: int | None = None
+    ) -> list[float]:
+        """Seconds of each of ``repeats`` runs on ``batch``, of the file's own size, after one that is not counted.
 
         Raises:
             UserError: see `run`.
         """
-        return float(np.median(self._run(path, [batch], threads, repeats)[1])) * 1e3
+        return self._run(path, [batch], threads, repeats)[1]
 
     def _run(self, path: str | os.PathLike, batches: Sequence[np.ndarray], threads: int | None, repeats: int):
         """(outputs, seconds of ``repeats`` more runs)."""
@@ -218,7 +236,11 @@ class Lite:
             request = {"job": "run", "inputs": str(inputs), "outputs": str(outputs), "repeats": repeats}
             answer = self._ask_about(path, {**request, "threads": threads or runtime.cpu_cores()})
             with np.load(outputs) as arrays:
-                return [arrays[str(number)] for number in range(len(batches))], answer["seconds"]
+                found = [
+                    {name: arrays[f"{number}.{output}"] for output, name in enumerate(answer["names"])}
+                    for number in range(len(batches))
+                ]
+                return found, answer["seconds"]
 
     def _ask_about(self, path: str | os.PathLike, request: dict) -> dict:
         """One job that loads a ``.ms``."""

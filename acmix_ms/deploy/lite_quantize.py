@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from acmix_ms.data.loader import Batch
 from acmix_ms.deploy.lite import Lite
 from acmix_ms.errors import UserError
 
@@ -26,10 +27,10 @@ class Row(NamedTuple):
     agreement: float
 
 
-def collect(batches: Iterable[tuple[np.ndarray, np.ndarray]], count: int) -> tuple[np.ndarray, np.ndarray]:
+def collect(batches: Iterable[Batch], count: int) -> tuple[np.ndarray, np.ndarray]:
     """The first ``count`` images of a loader's epoch that count, and their labels."""
     images, labels, found = [], [], 0
-    for batch, classes in batches:
+    for batch, (classes,), _ in batches:
         images.append(batch[classes >= 0])
         labels.append(classes[classes >= 0])
         found += len(labels[-1])
@@ -68,7 +69,7 @@ def measure(
                 raise UserError(f"{source} in {precision} gives numbers that are not finite")
             given = logits.argmax(1)
             expected = given if expected is None else expected
-            latency = lite.latency_ms(path, images[:1], repeats=repeats, threads=1)
+            latency = 1e3 * float(np.median(lite.seconds(path, images[:1], repeats, threads=1)))
             shares = float(np.mean(given == labels)), float(np.mean(given == expected))
             rows.append(Row(precision, os.path.getsize(path), latency, *shares))
     return rows

@@ -70,21 +70,23 @@ def run(request):
 
     with np.load(request["inputs"]) as arrays:
         batches = [arrays[str(number)] for number in range(len(arrays.files))]
-    outputs, model, size = [], None, None
+    outputs, names, model, size = [], [], None, None
     for batch in batches:
         # A second resize gives wrong values without a word (2.0.0: from an odd batch to an even one), so each new
         # size gets a model of its own.
         if model is None or size != batch.shape:
             model, size = load(request), batch.shape
             own = fit(model, batch.shape)
-        outputs.append(in_own_batches(model, own, batch))
-    np.savez(request["outputs"], **{str(number): output for number, output in enumerate(outputs)})
+        names, values = in_own_batches(model, own, batch)
+        outputs.append(values)
+    named = {f"{i}.{j}": value for i, values in enumerate(outputs) for j, value in enumerate(values)}
+    np.savez(request["outputs"], **named)
     seconds = []
     for _ in range(request["repeats"]):
         start = time.perf_counter()
         predict(model, batches[-1])
         seconds.append(time.perf_counter() - start)
-    return {"seconds": seconds}
+    return {"seconds": seconds, "names": names}
 
 
 def load(request):
@@ -118,24 +120,26 @@ def fit(model, shape):
 
 
 def in_own_batches(model, size, batch):
-    """The output for a batch of any size. A model of a fixed size gets its own size, the last batch filled up:
-    Lite would resize it too, but then reshapes that hold the size give wrong values without a word.
+    """(names, values) of the outputs for a batch of any size. A model of a fixed size gets its own size, the last batch
+    filled up: Lite would resize it too, but then reshapes that hold the size give wrong values without a word.
     """
     import numpy as np
 
-    outputs = []
+    outputs, names = [], []
     for start in range(0, len(batch), size):
         part = batch[start : start + size]
         full = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
-        outputs.append(predict(model, full)[: len(part)])
-    return np.concatenate(outputs)
+        names, values = predict(model, full)
+        outputs.append([value[: len(part)] for value in values])
+    return names, [np.concatenate(values) for values in zip(*outputs)]
 
 
 def predict(model, batch):
-    """One run."""
+    """(names, values) of all outputs of one run."""
     inputs = model.get_inputs()
     inputs[0].set_data_from_numpy(batch)
-    return model.predict(inputs)[0].get_data_to_numpy().copy()
+    outputs = model.predict(inputs)
+    return [output.name for output in outputs], [output.get_data_to_numpy().copy() for output in outputs]
 
 
 JOBS = {"version": version, "convert": convert, "shape": shape, "run": run}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from acmix_ms.deploy.runner import Runner
+from acmix_ms import runtime
+from acmix_ms.deploy.runner import Runner, require_images, run_cell
 from acmix_ms.errors import UserError
 from acmix_ms.ops import kernels
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     import mindspore as ms
     from mindspore import nn
     from mindspore.train.mind_ir_pb2 import ModelProto
+
+FLOAT = 1  # float32, as a MINDIR names it
 
 
 def example(shape: tuple[int | None, ...]) -> ms.Tensor:
@@ -54,17 +58,20 @@ def load(path: str | os.PathLike) -> nn.GraphCell:
 
     if not Path(path).is_file():
         raise UserError(f"{path} does not exist")
-    try:
-        return nn.GraphCell(ms.load(str(path)))
-    except (RuntimeError, ValueError) as error:
-        raise _not_loadable(path) from error
+    if not str(path).isascii() and os.fsencode(path) != str(path).encode(errors="replace"):
+        raise UserError(f"{path}: MindSpore reads no file whose name is not UTF-8; rename it")
+    with runtime.own_words():
+        try:
+            return nn.GraphCell(ms.load(str(path)))
+        except (RuntimeError, ValueError) as error:
+            raise _not_loadable(path) from error
 
 
 class Mindir(Runner):
     """The net in a MINDIR file, run by MindSpore on this process's device. Needs graph mode; see `load`."""
 
-    def __init__(self, path: str | os.PathLike):
-        super().__init__(path)
+    def __init__(self, path: str | os.PathLike, names: Sequence[str] | None = None):
+        super().__init__(path, names)
         self._net, self._input_shape = load(path), image_shape(path)
 
     @property
@@ -72,11 +79,14 @@ class Mindir(Runner):
         """See `Runner`."""
         return self._input_shape
 
-    def run(self, images: np.ndarray) -> np.ndarray:
+    def run(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
         """See `Runner`."""
-        import mindspore as ms
-
-        return self._net(ms.Tensor(images)).asnumpy()
+        with runtime.own_words():
+            try:
+                return run_cell(self._net, images)
+            except (RuntimeError, TypeError, ValueError) as error:
+                reason = (str(error).splitlines() or ["no reason given"])[0]
+                raise UserError(f"{self.path} cannot be run by MindSpore ({reason}): export it again") from error
 
 
 def input_names(path: str | os.PathLike) -> list[str]:
@@ -113,12 +123,10 @@ def image_shape(path: str | os.PathLike) -> tuple[int | None, ...]:
     Raises:
         UserError: there is no such file, or it takes something else than images.
     """
-    inputs = parse(path).graph.input
-    shapes = [tuple(size if size > 0 else None for size in given.tensor[0].dims) for given in inputs]
-    if len(shapes) != 1 or len(shapes[0]) != 4:
-        said = " and ".join("x".join(str(size or "any") for size in shape) for shape in shapes) or "nothing"
-        raise UserError(f"{path} takes {said}, not images (batch x 3 x height x width): give a file of export.py")
-    return shapes[0]
+    tensors = [tensor for given in parse(path).graph.input for tensor in given.tensor[:1]]
+    if any(tensor.data_type != FLOAT for tensor in tensors):
+        raise UserError(f"{path} takes other numbers than float32: give a file of export.py")
+    return require_images(path, [[size if size > 0 else None for size in tensor.dims] for tensor in tensors])
 
 
 def _not_loadable(path: str | os.PathLike) -> UserError:

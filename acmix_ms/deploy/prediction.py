@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -9,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from acmix_ms.data.imagefolder import EXTENSIONS
+from acmix_ms.data.imagefolder import EXTENSIONS, is_image_name
 from acmix_ms.data.preprocess import Preprocess
 from acmix_ms.deploy.runner import Runner
-from acmix_ms.errors import UserError
+from acmix_ms.errors import UserError, printable
 
 NAME_WIDTH = 40  # of a path in the table
 
@@ -36,17 +37,19 @@ def find_images(paths: Iterable[str | os.PathLike]) -> list[Path]:
     """The files among ``paths``, and all images in the folders among them, whatever their depth.
 
     Raises:
-        UserError: a path that does not exist, or a folder without images.
+        UserError: a path that does not exist, a pipe or a device, or a folder without images.
     """
     found = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file())
+            inside = sorted(file for file in path.rglob("*") if is_image_name(file.name) and file.is_file())
             if not inside:
                 raise UserError(f"{path} has no images ({', '.join(EXTENSIONS)})")
             found += inside
         elif path.is_file():
             found.append(path)
+        elif path.exists():
+            raise UserError(f"image {path} is no regular file: give an image file, or a folder of such")
         else:
             raise UserError(f"image {path} does not exist")
     return found
@@ -91,7 +94,7 @@ def predict(
                 images.append(preprocess.read(file))
             except UserError as error:
                 errors[file] = str(error)
-        logits = iter(answers(np.stack(images)) if images else ())
+        logits = iter(answers(answers.middle(np.stack(images))) if images else ())
         for file in part:
             if file in errors:
                 yield Prediction(file, [], errors[file])
@@ -111,10 +114,15 @@ def _best(logits: np.ndarray, classes: Sequence[str] | None, top: int, path: Pat
 def table(prediction: Prediction) -> str:
     """One line for each class of an image, the first with its path."""
     if prediction.error:
-        return f"error: {prediction.error}"
-    path = str(prediction.path)
+        return f"error: {printable(prediction.error)}"
+    path = printable(str(prediction.path))
     names = [path if len(path) <= NAME_WIDTH else f"...{path[3 - NAME_WIDTH :]}"]
     names += [""] * (len(prediction.classes) - 1)
-    return "\n".join(
-        f"{name:{NAME_WIDTH}} {100 * share:6.2f} %  {label}" for name, (label, share) in zip(names, prediction.classes)
-    )
+    rows = zip(names, prediction.classes)
+    return "\n".join(f"{name:{NAME_WIDTH}} {100 * share:6.2f} %  {printable(label)}" for name, (label, share) in rows)
+
+
+def json_text(found: Sequence[dict]) -> str:
+    """Predictions as JSON that any terminal may show: what is not printable is escaped, as JSON does."""
+    text = json.dumps(found, indent=1, ensure_ascii=False)
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)

@@ -21,8 +21,7 @@ def real_images(data: DataConfig | None, preprocess: Preprocess) -> np.ndarray:
         return photographs(preprocess)
     sized = replace(data, image_size=preprocess.crop, batch_size=COUNT)
     try:
-        images, _ = next(iter(create_loader(sized, "val").epoch(0)))
-        return images
+        return next(iter(create_loader(sized, "val").epoch(0))).images
     except UserError:  # a net is often exported where its data are not
         return photographs(preprocess)
 

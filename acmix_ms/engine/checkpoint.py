@@ -3,7 +3,8 @@
 A file is an ordinary MindSpore ``.ckpt``. Weights stand under their plain names, so ``ms.load_checkpoint`` and
 ``ms.load_param_into_net`` read it; what else a run needs stands in entries that begin with ``train_state.``, first of
 all ``train_state.meta``: JSON with step, epoch, configuration, format version and a checksum over everything.
-It comes first because MindSpore loads a file that was cut between two entries without a word.
+It comes first, so that a file that was cut between two entries is known to be ours. Reading is `ckpt_file`'s, nothing
+of a file reaches MindSpore before the checksum was found right.
 
 ``.safetensors`` files are written and read as well, for weights that are passed on: the same entries, and the JSON in
 the file's own metadata, under ``acmix``.
@@ -16,7 +17,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +28,7 @@ import safetensors.numpy
 from mindspore import nn
 
 from acmix_ms import runtime
-from acmix_ms.engine import run_dir
+from acmix_ms.engine import ckpt_file, run_dir
 from acmix_ms.errors import UserError
 from acmix_ms.files import replacing, require_checkpoint, sync
 
@@ -35,6 +36,7 @@ FORMAT_VERSION = 1
 STATE_PREFIX = "train_state."
 META = STATE_PREFIX + "meta"
 SAFETENSORS, SAFETENSORS_META = ".safetensors", "acmix"
+DESCRIPTION_WORDS = (b'"format_version"', b'"checksum"')
 AVERAGE_PREFIX = "ema."  # in the state: of the moving averages of the weights
 
 
@@ -185,10 +187,15 @@ def averages_of(checkpoint: Checkpoint, path: str | os.PathLike) -> Checkpoint:
 
 def assign_weights(net: nn.Cell, checkpoint: Checkpoint, path: str | os.PathLike) -> None:
     """Put the weights of a checkpoint that came from ``path`` into ``net``: see `load_weights`."""
-    parameters = net.parameters_dict()
+    parameters = named_parameters(net)
     _check_fit({name: tuple(p.shape) for name, p in parameters.items()}, checkpoint, path)
     for name, parameter in parameters.items():
         runtime.assign(parameter, checkpoint.weights[name])
+
+
+def named_parameters(net: nn.Cell) -> dict[str, ms.Parameter]:
+    """The parameters of a net by their place in it: a part of a larger net has the names that it has alone."""
+    return dict(net.parameters_and_names())
 
 
 def _array(value) -> np.ndarray:
@@ -201,16 +208,18 @@ def _checksum(entries: Mapping[str, np.ndarray], meta: Mapping) -> str:
     for name in sorted(entries):
         value = entries[name]
         digest.update(f"{name} {value.dtype} {value.shape}".encode())
-        digest.update(value.tobytes())
+        digest.update(value.reshape(-1).view(np.uint8))
     return digest.hexdigest()
 
 
 def _parse_meta(header: bytes, entries: Mapping[str, np.ndarray], path: Path) -> dict:
+    """The description; of all that it says, the checksum is looked at first, after the version that tells how."""
     try:
         meta = json.loads(header)
-        expected = meta.pop("checksum")
-        version = meta["format_version"]
-    except (ValueError, KeyError, AttributeError) as error:
+        expected, version = meta.pop("checksum"), meta["format_version"]
+        if type(version) is not int or not 0 < version < 1000:
+            raise ValueError(f"no version: {version}")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"checkpoint {path} is damaged: its description is unreadable; take another copy") from error
     if version > FORMAT_VERSION:
         raise UserError(
@@ -223,78 +232,46 @@ def _parse_meta(header: bytes, entries: Mapping[str, np.ndarray], path: Path) ->
 
 def _read_ckpt(path: Path) -> tuple[dict[str, np.ndarray], bytes | None]:
     """Entries, and the description, which files of others do not have."""
-    _check_framing(path)
-    try:
-        with _quiet():
-            loaded = ms.load_checkpoint(str(path))
-    except ValueError as error:
-        raise UserError(f"checkpoint {path} is damaged: MindSpore cannot read it; take another copy") from error
-    # Texts that others append with `append_dict` are no weights.
-    entries = {name: value.asnumpy() for name, value in loaded.items() if isinstance(value, ms.Tensor)}
+    entries = ckpt_file.read(path)
     header = entries.pop(META, None)
+    if header is None:
+        texts = [value.tobytes() for value in entries.values() if value.dtype == np.uint8 and value.ndim == 1]
+        _refuse_lost_description(entries, texts, path)
     return entries, None if header is None else header.tobytes()
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], bytes | None]:
     try:
         with safetensors.safe_open(path, framework="np") as file:
-            header = (file.metadata() or {}).get(SAFETENSORS_META)
-            return {name: file.get_tensor(name) for name in file.keys()}, header and header.encode()  # noqa: SIM118
-    except safetensors.SafetensorError as error:
-        cut = "incomplete" in str(error).lower() or "small" in str(error).lower() or "cover" in str(error).lower()
-        what = "is truncated" if cut else "is not a safetensors file"
-        raise UserError(f"checkpoint {path} {what} ({error}); take another copy") from error
+            metadata = file.metadata() or {}
+            entries = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except OSError as error:
+        raise UserError(f"checkpoint {path} cannot be read: {error.strerror or error}") from error
+    # Types and shapes that NumPy does not have are other errors than damage.
+    except (safetensors.SafetensorError, AttributeError, TypeError, ValueError) as error:
+        said = "".join(filter(str.isprintable, str(error)))[:150]
+        cut = any(word in said.lower() for word in ("incomplete", "small", "cover"))
+        what = "is truncated" if cut else "is not a safetensors file that can be read"
+        raise UserError(f"checkpoint {path} {what} ({said}); take another copy") from error
+    if not all(0 < len(name) <= ckpt_file.MAX_NAME and name.isprintable() for name in entries):
+        raise UserError(f"checkpoint {path} is damaged: a name is no text; take another copy")
+    header = metadata.get(SAFETENSORS_META)
+    if header is None:
+        _refuse_lost_description(entries, [text.encode() for text in metadata.values()], path)
+    return entries, None if header is None else header.encode()
 
 
-def _check_framing(path: Path) -> None:
-    """Walk over the entries of a ``.ckpt`` without reading them, to tell a foreign file from a truncated one.
+def _refuse_lost_description(names: Iterable[str], texts: Iterable[bytes], path: Path) -> None:
+    """A file of ours whose description has lost its name must not pass for one of others, which is not checked.
 
-    The file is a protobuf message: each entry is the byte 0x0a, its length as a varint, and that many bytes, which
-    begin with 0x0a, the length of the name, and the name.
+    Args:
+        names: of the entries; those of training states, or nearly so, are of ours only.
+        texts: what could be the description under another name.
     """
-    size = path.stat().st_size
-    if size == 0:
-        raise UserError(f"checkpoint {path} is empty; take another copy")
-    entries = 0
-    with open(path, "rb") as file:
-        if file.read(2) == b"PK":
-            raise UserError(
-                f"checkpoint {path} is a PyTorch or zip file: convert it with scripts/convert_torch.py first"
-            )
-        file.seek(0)
-        while file.tell() < size:
-            start = file.tell()
-            tag = file.read(1)
-            if entries and tag == b"c" and size - start == 17:  # MindSpore's optional CRC at the end
-                return
-            length = _read_varint(file)
-            name = file.peek(64)[:64]
-            if tag != b"\x0a" or (entries == 0 and length is not None and not _begins_with_name(name)):
-                raise UserError(f"checkpoint {path} is not a checkpoint: give a MindSpore .ckpt or a .safetensors file")
-            if length is None or file.tell() + length > size:
-                raise UserError(f"checkpoint {path} is truncated after {entries} entries; take another copy")
-            file.seek(length, os.SEEK_CUR)
-            entries += 1
-
-
-def _read_varint(file) -> int | None:
-    """Protobuf's variable-length integer, or None where the file ends before it does."""
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = file.read(1)
-        if not byte:
-            return None
-        value |= (byte[0] & 0x7F) << shift
-        if byte[0] < 0x80:
-            return value
-    return 1 << 63  # longer than any file
-
-
-def _begins_with_name(head: bytes) -> bool:
-    if len(head) < 2:
-        return True  # cut so early that it could be one
-    name = head[2 : 2 + head[1]]
-    return head[0] == 0x0A and head[1] > 0 and all(0x20 < byte < 0x7F for byte in name)
+    heads = [name[: len(STATE_PREFIX)] for name in names if len(name) > len(STATE_PREFIX)]
+    of_state = any(sum(a != b for a, b in zip(head, STATE_PREFIX)) <= 2 for head in heads)
+    if of_state or any(word in text for text in texts for word in DESCRIPTION_WORDS):
+        raise UserError(f"checkpoint {path} is damaged: its description is missing; take another copy")
 
 
 def _check_fit(wanted: Mapping[str, tuple], checkpoint: Checkpoint, path: str | os.PathLike) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import mindspore as ms
 import numpy as np
 from mindspore import nn
 
-from acmix_ms.data.loader import Loader
+from acmix_ms.data.loader import PADDING, Loader
 from acmix_ms.engine import parallel
-from acmix_ms.engine.metrics import Accuracy, by_class
+from acmix_ms.engine.metrics import Accuracy, Evaluator
 
 
 def compiled(function: Callable) -> Callable:
@@ -19,42 +19,57 @@ def compiled(function: Callable) -> Callable:
     return ms.jit(function) if ms.get_context("mode") == ms.GRAPH_MODE else function
 
 
-def build_predictor(net: nn.Cell) -> Callable[[ms.Tensor], ms.Tensor]:
-    """``images -> logits`` in float32, compiled once; the caller sets the net to evaluation."""
+def build_predictor(net: nn.Cell) -> Callable[[ms.Tensor], ms.Tensor | tuple]:
+    """``images -> outputs`` in float32, compiled once; the caller sets the net to evaluation."""
 
     def predict(images):
-        return net(images).astype(ms.float32)
+        return _float32(net(images))
 
     return compiled(predict)
 
 
-def evaluate(net: nn.Cell | None, loader: Loader, predict: Callable | None = None) -> dict:
+def _float32(outputs):
+    if isinstance(outputs, (tuple, list)):
+        return tuple([_float32(output) for output in outputs])
+    return outputs.astype(ms.float32)
+
+
+def evaluate(
+    net: nn.Cell | None, loader: Loader, predict: Callable | None = None, evaluator: Evaluator | None = None
+) -> dict:
     """What ``net`` scores on one split. Where a group shares it, every process gets the scores of the whole of it.
 
     Args:
         net: switched to evaluation, and left so; None of an exported file.
-        predict: what `build_predictor` gave for this net, to compile only once; of a file what computes its logits.
+        predict: what `build_predictor` gave for this net, to compile only once; of a file what computes its outputs.
+        evaluator: a new one; by default that of classification.
 
     Returns:
-        what `Accuracy.result` gives; ``img_per_s``, images per second of the group, data included, without the first
-        batch, which compiles (None where there is no other); ``classes``, as `by_class` gives them.
+        what its `Evaluator.result` gives, and ``img_per_s``, images per second of the group, data included, without the
+        first batch, which compiles (None where there is no other).
     """
     predict = predict or build_predictor(net)
+    evaluator = evaluator or Accuracy(loader.class_names)
     if net is not None:
         net.set_train(False)
-    accuracy, marks = Accuracy(), []
-    for images, labels in loader.epoch(0):
-        accuracy.update(predict(ms.Tensor(images)).asnumpy(), labels)
-        marks.append((accuracy.count, time.perf_counter()))
-    outcomes, timed = accuracy.outcomes(), np.subtract(marks[-1], marks[0])[None]
+    count, marks = 0, []
+    for images, targets, ids in loader.epoch(0):
+        evaluator.update(_arrays(predict(ms.Tensor(images))), targets, ids)
+        count += int((ids != PADDING).sum())
+        marks.append((count, time.perf_counter()))
+    timed = np.subtract(marks[-1], marks[0])[None]
     if loader.size > 1:
-        accuracy.set_sums(parallel.gather(accuracy.sums()).sum(axis=0))
-        every = parallel.gather(outcomes.ravel()).reshape(loader.size, *outcomes.shape)  # as many rows in each rank
-        outcomes = np.concatenate(list(every), axis=1).astype(np.int64)
+        evaluator.merge(parallel.gather_arrays(evaluator.state()))
         timed = parallel.gather(timed[0])
     images, seconds = timed[:, 0].sum(), timed[:, 1].max()
-    return {
-        **accuracy.result(),
-        "img_per_s": float(images / seconds) if images else None,
-        "classes": by_class(outcomes, loader.class_names),
-    }
+    return {**evaluator.result(), "img_per_s": float(images / seconds) if images else None}
+
+
+def summary(kind: type[Evaluator], scores: Mapping) -> str:
+    """One line of what `evaluate` gives with an evaluator of this kind."""
+    speed = f"  {scores['img_per_s']:.0f} img/s" if scores["img_per_s"] else ""
+    return f"{kind.told(scores)}  {scores['count']} images{speed}"
+
+
+def _arrays(outputs: ms.Tensor | tuple) -> np.ndarray | tuple:
+    return tuple(map(_arrays, outputs)) if isinstance(outputs, (tuple, list)) else outputs.asnumpy()

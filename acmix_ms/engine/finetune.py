@@ -1,11 +1,6 @@
 """Starting from weights of another task: what is taken over, what is drawn anew, resized or frozen.
 
-A model of the zoo tells what is needed here:
-
-* ``head_names``: the prefixes of its classifier's parameters;
-* ``stages``: its parameters by depth, first the stem, then the stages. Each is a tuple of layers, and each layer a
-  tuple of prefixes. What no layer names (the last norm, the classifier) comes after all of them;
-* ``position_tables``: which parameters are position embeddings (1, tokens + s*s, C), each with its class tokens.
+What has to be known of a net for that, its backbone tells (`acmix_ms.backbone.layout`), be it the net itself or a part.
 """
 
 from __future__ import annotations
@@ -17,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from mindspore import nn
 
+from acmix_ms.backbone import layout
 from acmix_ms.engine import checkpoint
 from acmix_ms.errors import UserError
 
@@ -47,13 +43,14 @@ def take_over(net: nn.Cell, saved: checkpoint.Checkpoint, path: str | os.PathLik
         UserError: as `checkpoint.assign_weights`; the net is untouched then.
     """
     weights, said = dict(saved.weights), []
-    parameters = {name: parameter.asnumpy() for name, parameter in net.parameters_dict().items()}
+    parameters = {name: parameter.asnumpy() for name, parameter in checkpoint.named_parameters(net).items()}
     classifier = _other_classifier(net, parameters, weights)
     if classifier:
         have, want = (len(values[classifier[0]]) for values in (weights, parameters))
         weights.update({name: parameters[name] for name in classifier})
         said.append(f"classifier has {have} classes in {path}, {want} here: drawn anew")
-    if getattr(net, "features_only", False):
+    backbone = layout(net).cell
+    if backbone is not None and backbone.features_only:
         said += _leave_out_classifier(net, parameters, weights, path)
     resized = {}
     for name, parameter in parameters.items():
@@ -81,7 +78,7 @@ def _leave_out_classifier(net: nn.Cell, parameters: Mapping, weights: dict, path
 
 
 def _of_head(net: nn.Cell, name: str) -> bool:
-    return name.partition(".")[0] in getattr(net, "head_names", ())
+    return belongs(name, layout(net).head_names)
 
 
 def _other_classifier(net: nn.Cell, parameters: Mapping, weights: Mapping) -> list[str]:
@@ -99,7 +96,7 @@ def _class_tokens(net: nn.Cell, name: str) -> int | None:
     """How many class tokens come first in a position table; None for all other parameters."""
     if name.rpartition(".")[2] == RELATIVE_TABLE:
         return 0
-    return getattr(net, "position_tables", {}).get(name)
+    return layout(net).position_tables.get(name)
 
 
 def _side(table: np.ndarray, tokens: int) -> int:
@@ -149,14 +146,15 @@ def bicubic_matrix(size: int, low: int) -> np.ndarray:
 
 # ---------------------------------------------------------------------------------------------------------- depth
 def stages_of(net: nn.Cell, asked: str) -> tuple:
-    """``net.stages``, see above.
+    """The stages of the net's backbone, see `acmix_ms.backbone.Backbone`, with names as they are in the net.
 
     Raises:
-        UserError: the net does not tell them; ``asked`` is the option, with its value, that needs them.
+        UserError: it does not tell them; ``asked`` is the option, with its value, that needs them.
     """
-    if not hasattr(net, "stages"):
+    stages = layout(net).stages
+    if not stages:
         raise UserError(f"{asked}: {type(net).__name__} does not name its stages; leave it out")
-    return net.stages
+    return stages
 
 
 def belongs(name: str, prefixes: Sequence[str]) -> bool:
@@ -183,7 +181,7 @@ def freeze(net: nn.Cell, count: int) -> None:
         )
     prefixes = [prefix for stage in stages[: count + 1] for layer in stage for prefix in layer]
     before = sum(parameter.size for parameter in net.trainable_params())
-    for name, parameter in net.parameters_dict().items():
+    for name, parameter in checkpoint.named_parameters(net).items():
         if belongs(name, prefixes):
             parameter.requires_grad = False
     for name, cell in net.cells_and_names():
@@ -193,8 +191,24 @@ def freeze(net: nn.Cell, count: int) -> None:
     print(f"frozen: the stem and {count} of {most} stages, {before - left:,} of {before:,} parameters", flush=True)
 
 
+def keep_statistics(net: nn.Cell) -> None:
+    """``norm_eval`` of mmdetection: the BatchNorms of the backbone use and keep their running statistics for good.
+
+    Their weights and biases go on learning. Small batches of large images need it.
+
+    Raises:
+        UserError: the net has no backbone, or no BatchNorm in it.
+    """
+    backbone = layout(net).cell
+    norms = [cell for _, cell in backbone.cells_and_names() if isinstance(cell, NORMS)] if backbone else []
+    if not norms:
+        raise UserError(f"model.norm_eval=true: {type(net).__name__} has no BatchNorm in a backbone; leave it out")
+    for norm in norms:
+        norm.use_batch_statistics = False
+
+
 def is_frozen(norm: nn.Cell) -> bool:
-    """Whether a BatchNorm was frozen."""
+    """Whether a BatchNorm keeps its running statistics."""
     return norm.use_batch_statistics is False
 
 

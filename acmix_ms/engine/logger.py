@@ -11,11 +11,11 @@ from typing import TypeVar
 
 from acmix_ms.analysis import figures
 from acmix_ms.engine.events import Record
+from acmix_ms.engine.metrics import Metric
 from acmix_ms.engine.run_dir import CURVES, LOG, RATES
 from acmix_ms.errors import UserError
 from acmix_ms.files import write_text
 
-COLUMNS = ("epoch", "step", "train_loss", "lr", "img_per_s", "val_loss", "val_top1", "val_top5")
 RATE_COLUMNS = ("epoch", "layer", "alpha", "beta")
 SECONDS_BETWEEN_PICTURES = 60.0  # drawing takes about a second
 DATA_BOUND = 0.3  # an epoch that waits for data longer than this part of its time says so
@@ -67,7 +67,7 @@ class Progress:
             self._waited = time.perf_counter() - began
             yield batch
 
-    def step(self, epoch: int, step: int, loss: float, lr: float) -> None:
+    def step(self, epoch: int, step: int, loss: float, lr: float, terms: Mapping[str, float] | None = None) -> None:
         """Report that step number ``step`` (from 1) of epoch number ``epoch`` (from 1) is done."""
         now = time.perf_counter()
         if self._mark is not None:
@@ -78,14 +78,15 @@ class Progress:
         self._mark = now
         if step % self._log_every == 0 or step == self._steps:
             share = "?" if self.data_share is None else f"{100 * self.data_share:.0f}"
-            scale = self._scale()
+            scale, terms = self._scale(), terms or {}
+            parts = f" ({', '.join(f'{name} {value:.4f}' for name, value in terms.items())})" if terms else ""
             print(
-                f"epoch {epoch}/{self._epochs}  step {step}/{self._steps}  loss {loss:.4f}  lr {lr:.3g}  "
+                f"epoch {epoch}/{self._epochs}  step {step}/{self._steps}  loss {loss:.4f}{parts}  lr {lr:.3g}  "
                 f"{'' if scale is None else f'scale {scale:.0f}  '}"
                 f"{self.images_per_second:.0f} img/s  data {share} %  ETA {self._left(epoch, step)}",
                 flush=True,
             )
-            values = {"loss": loss, "lr": lr, "img_per_s": self.images_per_second}
+            values = {"loss": loss, **terms, "lr": lr, "img_per_s": self.images_per_second}
             if scale is not None:
                 values["loss_scale"] = scale
             self._record((epoch - 1) * self._steps + step, {f"train/{name}": value for name, value in values.items()})
@@ -122,24 +123,28 @@ class Progress:
 class EpochLog:
     """``log.csv``, ``rates.csv`` and ``curves.png`` in the folder of a run."""
 
-    def __init__(self, run_dir: Path, epochs_done: int = 0, *, write: bool = True):
+    def __init__(self, run_dir: Path, metrics: Sequence[Metric], epochs_done: int = 0, *, write: bool = True):
         """Start new tables, or go on after ``epochs_done``: rows of later epochs, which no checkpoint has, go.
 
-        Without ``write`` nothing happens at all: in a group one process keeps the log.
+        ``metrics`` are those of the validation, the one that decides first. Without ``write`` nothing happens at all:
+        in a group one process keeps the log.
         """
         self._enabled = write
         self._path, self._picture = run_dir / LOG, run_dir / CURVES
         self._drawn = 0.0
         if not write:
             return
-        self._log = Table(self._path, COLUMNS, epochs_done)
-        self._rates = Table(run_dir / RATES, RATE_COLUMNS, epochs_done)
+        self._metrics = metrics
+        self._log = Table(self._path, epochs_done)
+        self._rates = Table(run_dir / RATES, epochs_done)
 
     def add(self, rates: Iterable[tuple[str, float, float]] = (), **values: float) -> None:
-        """Append one epoch: (layer, alpha, beta) of each layer that has them, and as keywords its `COLUMNS`."""
+        """Append one epoch: (layer, alpha, beta) of each layer that has them, and its columns as keywords: ``epoch``,
+        ``step``, ``lr``, ``img_per_s``, ``train_...`` of the loss and its terms, ``val_...`` of the metrics.
+        """
         if not self._enabled:
             return
-        self._log.add([{name: f"{values[name]:.6g}" for name in COLUMNS}])
+        self._log.add([{name: str(v) if isinstance(v, int) else f"{v:.6g}" for name, v in values.items()}])
         rows = [(f"{values['epoch']}", layer, f"{alpha:.6g}", f"{beta:.6g}") for layer, alpha, beta in rates]
         self._rates.add([dict(zip(RATE_COLUMNS, row)) for row in rows])
         if time.monotonic() - self._drawn > SECONDS_BETWEEN_PICTURES:
@@ -148,19 +153,25 @@ class EpochLog:
     def draw(self) -> None:
         """Draw the curves of all rows so far."""
         if self._enabled and self._path.exists():
-            figures.plot_curves(self._path, self._picture)
+            figures.plot_curves(self._path, self._picture, **curve_names(self._metrics))
             self._drawn = time.monotonic()
 
 
+def curve_names(metrics: Sequence[Metric]) -> dict:
+    """What `acmix_ms.analysis.figures.plot_curves` has to know of the metrics, as JSON values."""
+    labels = {f"val_{m.name}": f"{m.label} ({m.unit})" if m.unit else m.label for m in metrics}
+    return {"labels": labels, "higher_is_better": metrics[0].higher_is_better}
+
+
 class Table:
-    """A CSV file that grows by epochs; without any row there is no file.
+    """A CSV file that grows by epochs; without any row there is no file. Its columns are those of its last rows.
 
     It is small: writing it anew keeps it whole when the process is killed. Where that fails (a full disk), the rows
     are kept for the next attempt.
     """
 
-    def __init__(self, path: Path, columns: Sequence[str], epochs_done: int):
-        self._path, self._columns = path, columns
+    def __init__(self, path: Path, epochs_done: int):
+        self._path = path
         self._rows = [row for row in read_table(path) if int(row["epoch"]) <= epochs_done]
         if self._rows:
             self.add([])
@@ -173,7 +184,7 @@ class Table:
         if not self._rows:
             return
         text = io.StringIO()
-        writer = csv.DictWriter(text, self._columns)
+        writer = csv.DictWriter(text, self._rows[-1], extrasaction="ignore")
         writer.writeheader()
         writer.writerows(self._rows)
         try:

@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import mindspore as ms
-from mindspore import Tensor, ops
+from mindspore import Tensor, nn, ops
+
+# ``loss(net, images, *targets) -> (scalar, {name: scalar})``: what is minimised, and its named terms, which are logged
+# (none where there is only one). Stands in the compiled step.
+Loss = Callable[..., tuple[Tensor, dict[str, Tensor]]]
+
+
+def classification(label_smoothing: float = 0.0) -> Loss:
+    """`cross_entropy` of the logits of a net, without further terms."""
+
+    def loss(net: nn.Cell, images: Tensor, labels: Tensor):
+        return cross_entropy(net(images), labels, label_smoothing), {}
+
+    return loss
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:

@@ -160,12 +160,41 @@ def optimizer_state(optimizer: nn.Cell) -> dict[str, ms.Parameter]:
     }
 
 
+def total_steps(config: OptimConfig, steps_per_epoch: int) -> int:
+    """How many steps a run takes.
+
+    Raises:
+        UserError: it would end within its warm-up.
+    """
+    steps = config.iterations or config.epochs * steps_per_epoch
+    if _warmup_steps(config, steps_per_epoch) > steps:
+        name = "warmup_epochs" if config.warmup_iterations is None else "warmup_iterations"
+        raise UserError(f"optim.{name}={getattr(config, name)}: longer than the {steps} steps of the run; shorten it")
+    return steps
+
+
+def _warmup_steps(config: OptimConfig, steps_per_epoch: int) -> int:
+    if config.warmup_iterations is not None:
+        return config.warmup_iterations
+    return round(config.warmup_epochs * steps_per_epoch)
+
+
 def learning_rate(step: int, config: OptimConfig, steps_per_epoch: int, global_batch: int) -> float:
-    """The rate of step number ``step`` (from 0): a line up from ``warmup_start * lr``, then a cosine to ``min_lr``."""
+    """The rate of step number ``step`` (from 0): a line up from ``warmup_start * lr``, then ``config.schedule``.
+
+    A cosine or a power of what is left, both from the end of the warm-up to ``min_lr``; or steps down at the
+    milestones, which count from the beginning.
+    """
     scale = global_batch / config.lr_reference_batch if config.lr_reference_batch else 1.0
     peak, least = config.lr * scale, config.min_lr * scale
-    warmup_steps = round(config.warmup_epochs * steps_per_epoch)
+    warmup_steps = _warmup_steps(config, steps_per_epoch)
     if step < warmup_steps:
         return peak * (config.warmup_start + (1 - config.warmup_start) * step / warmup_steps)
-    progress = (step - warmup_steps) / max(1, config.epochs * steps_per_epoch - warmup_steps)
-    return least + (peak - least) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    if config.schedule == "step":
+        unit = 1 if config.iterations else steps_per_epoch
+        return max(least, peak * config.gamma ** sum(step >= stone * unit for stone in config.milestones))
+    total = config.iterations or config.epochs * steps_per_epoch
+    progress = min(1.0, (step - warmup_steps) / max(1, total - warmup_steps))
+    if config.schedule == "poly":
+        return least + (peak - least) * (1 - progress) ** config.power
+    return least + (peak - least) * 0.5 * (1 + math.cos(math.pi * progress))

@@ -11,7 +11,8 @@ validate the net that is saved, and every image has a part in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import mindspore as ms
 import numpy as np
@@ -23,16 +24,21 @@ from acmix_ms.errors import UserError
 
 
 def build_mean(parameters: Sequence[ms.Parameter]) -> Callable:
-    """``(loss, gradients of the parameters) -> (loss, gradients)``, the means over all ranks; may stand in a graph."""
+    """``(loss, its terms by name, gradients of the parameters)`` to the same, the means over all ranks; may stand in a
+    graph.
+    """
     size = runtime.world_size()
     if size == 1:
-        return lambda loss, gradients: (loss, gradients)
+        return lambda loss, terms, gradients: (loss, terms, gradients)
     group = communication.GlobalComm.WORLD_COMM_GROUP
     mean_gradients = nn.DistributedGradReducer(parameters, mean=True, degree=size, group=group)
     total = ops.AllReduce(ops.ReduceOp.SUM, group)
 
-    def mean(loss, gradients):
-        return total(loss.reshape((1,))).reshape(()) / size, mean_gradients(gradients)
+    def scalar(value):
+        return total(value.reshape((1,))).reshape(()) / size
+
+    def mean(loss, terms, gradients):
+        return scalar(loss), {name: scalar(term) for name, term in terms.items()}, mean_gradients(gradients)
 
     return mean
 
@@ -61,6 +67,29 @@ def gather(values: Sequence[float]) -> np.ndarray:
     collect = ops.AllGather(communication.GlobalComm.WORLD_COMM_GROUP)
     parts = collect(ms.Tensor(np.stack([upper, lower])[None])).asnumpy().astype(np.float64)  # (size, 2, n)
     return parts.sum(axis=1)
+
+
+def gather_bytes(data: bytes) -> list[bytes]:
+    """What each rank gave, by rank; of any lengths."""
+    if runtime.world_size() == 1:
+        return [data]
+    lengths = gather((len(data),))[:, 0].astype(int)
+    words = -(-max(int(lengths.max()), 1) // 4)  # all send as much, in whole numbers of 32 bits
+    padded = np.frombuffer(data.ljust(4 * words, b"\0"), "<i4")
+    collect = ops.AllGather(communication.GlobalComm.WORLD_COMM_GROUP)
+    received = collect(ms.Tensor(padded[None], ms.int32)).asnumpy()  # (size, words)
+    return [row.astype("<i4").tobytes()[:length] for row, length in zip(received, lengths)]
+
+
+def gather_arrays(arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """The arrays of each rank, by rank, to the last bit; of any shapes."""
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    found = []
+    for data in gather_bytes(file.getvalue()):
+        with np.load(io.BytesIO(data), allow_pickle=False) as loaded:
+            found.append(dict(loaded))
+    return found
 
 
 def statistics(net: nn.Cell) -> list[ms.Parameter]:

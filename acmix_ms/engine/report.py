@@ -11,15 +11,14 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from acmix_ms import runtime
-from acmix_ms.analysis import benchmark, figures
+from acmix_ms.analysis import figures
 from acmix_ms.engine import run_dir
-from acmix_ms.engine.logger import COLUMNS, read_table
-from acmix_ms.engine.metrics import told_confusions
+from acmix_ms.engine.logger import read_table
 from acmix_ms.errors import UserError
 from acmix_ms.files import write_text
+from acmix_ms.machine import cpu_model, versions
 
 LAST_EPOCHS = 10
-WORST_CLASSES = 10
 # The policy makes the browser hold what the docstring promises.
 HEAD = """\
 <!DOCTYPE html>
@@ -47,9 +46,9 @@ def environment() -> dict[str, str]:
 
     return {
         "device": f"{ms.get_context('device_target')}, {runtime.world_size()} process(es)",
-        "CPU": f"{benchmark.cpu_model()}, {runtime.cpu_cores()} cores",
+        "CPU": f"{cpu_model()}, {runtime.cpu_cores()} cores",
         "system": f"{platform.system()} {platform.machine()}",
-        **benchmark.versions(),
+        **versions(),
     }
 
 
@@ -68,10 +67,13 @@ def write(folder: Path) -> Path:
         HEAD.format(title=title),
         _paragraph(_summary(folder, rows, best)),
         "<h2>Curves</h2>",
-        _picture("loss, accuracy and learning rate", lambda png: figures.plot_curves(folder / run_dir.LOG, png)),
+        _picture(
+            "losses, metrics and learning rate",
+            lambda png: figures.plot_curves(folder / run_dir.LOG, png, **best.get("curves", {})),
+        ),
         "<h2>Last epochs</h2>",
-        _table(COLUMNS, [[row[name] for name in COLUMNS] for row in rows[-LAST_EPOCHS:]]),
-        *_classes(best),
+        _table(list(rows[-1]), [row.values() for row in rows[-LAST_EPOCHS:]]),
+        *_tables(best),
         *_rates(read_table(folder / run_dir.RATES)),
         "<h2>Environment</h2>",
         _table((), _read_json(folder / run_dir.ENVIRONMENT).items()),
@@ -87,26 +89,24 @@ def write(folder: Path) -> Path:
 def _summary(folder: Path, rows: Sequence[dict], best: dict) -> str:
     said = f"{rows[-1]['epoch']} epochs, {rows[-1]['step']} steps."
     file = folder / run_dir.BEST
-    if best and file.exists():
+    if "told" in best and file.exists():
         size = file.stat().st_size / 1e6
         said += (
-            f" Best checkpoint: {file.name} ({size:.1f} MB), top-1 {best['top1']:.2f} % after epoch {best['epoch']}."
+            f" Best checkpoint: {file.name} ({size:.1f} MB), {best['told']} after epoch {best['epoch']}."
         )
     return said
 
 
-def _classes(best: dict) -> list[str]:
-    """The section on the classes that the best checkpoint gets wrong most."""
-    known = [found for found in best.get("classes", ()) if found["images"]]
-    if not known:
-        return []
-    worst = sorted(known, key=lambda found: found["top1"])[:WORST_CLASSES]
-    rows = [(c["name"], c["images"], f"{c['top1']:.2f}", f"{c['top5']:.2f}", told_confusions(c)) for c in worst]
-    return [
-        f"<h2>Worst classes of {len(known)}</h2>",
-        _paragraph(f"Of {run_dir.BEST} on the validation split; {run_dir.BEST_SCORES} has all classes."),
-        _table(("class", "images", "top-1 (%)", "top-5 (%)", "most often taken for"), rows),
-    ]
+def _tables(best: dict) -> list[str]:
+    """The sections that the task's evaluator has for the best checkpoint."""
+    parts = []
+    for table in best.get("tables", ()):
+        parts += [
+            f"<h2>{html.escape(table['title'])}</h2>",
+            _paragraph(f"Of {run_dir.BEST} on the validation split; {run_dir.BEST_SCORES} has all. {table['note']}"),
+            _table(table["header"], table["rows"]),
+        ]
+    return parts
 
 
 def _rates(rows: Sequence[dict]) -> list[str]:

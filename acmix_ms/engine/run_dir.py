@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from acmix_ms.errors import UserError
-from acmix_ms.files import writable_folder
+from acmix_ms.files import LOCK, locked, writable_folder
 
 STATE = "step-{:08d}.ckpt"  # a whole training state, by the steps done
 LAST = "last.ckpt"  # the newest of them, under a second name
@@ -36,6 +38,27 @@ def prepare(run_dir: str | os.PathLike, *, resume: bool) -> Path:
             "continue it with train.resume=true or give another run_dir"
         )
     return folder
+
+
+@contextlib.contextmanager
+def opened(run_dir: str | os.PathLike, *, resume: bool, wanted: bool = True) -> Iterator[Path]:
+    """The folder of a run, see `prepare`, locked for this process if that is ``wanted``.
+
+    A block that fails before it has written anything leaves no folder behind that was not there.
+    """
+    path = Path(run_dir)
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]  # the innermost first
+    try:
+        folder = prepare(run_dir, resume=resume)
+        with locked(folder, wanted):
+            yield folder
+    except BaseException:
+        if made and [found.name for found in path.glob("*")] == [LOCK] and wanted:
+            (path / LOCK).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # there is something in it
+            for folder in made:
+                folder.rmdir()
+        raise
 
 
 def held(run_dir: str | os.PathLike) -> list[Path]:

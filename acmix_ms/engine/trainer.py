@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import itertools
 import json
 import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import mindspore as ms
@@ -16,37 +19,18 @@ from acmix_ms import runtime
 from acmix_ms.analysis import figures
 from acmix_ms.config import Config
 from acmix_ms.data.loader import Loader
-from acmix_ms.engine import checkpoint, events, finetune, parallel, precision, report, run_dir
+from acmix_ms.engine import checkpoint, events, finetune, losses, parallel, precision, report, run_dir
 from acmix_ms.engine.draws import Draws
 from acmix_ms.engine.ema import WeightAverage
 from acmix_ms.engine.evaluation import build_predictor, compiled, evaluate
-from acmix_ms.engine.logger import EpochLog, Progress
-from acmix_ms.engine.losses import cross_entropy
-from acmix_ms.engine.optim import build_optimizer, learning_rate, optimizer_state, set_learning_rate
+from acmix_ms.engine.logger import EpochLog, Progress, curve_names
+from acmix_ms.engine.metrics import Accuracy, Evaluator, Metric
+from acmix_ms.engine.optim import build_optimizer, learning_rate, optimizer_state, set_learning_rate, total_steps
 from acmix_ms.engine.signals import Stopped, StopRequest
+from acmix_ms.engine.standing import Best, EpochSoFar
 from acmix_ms.errors import UserError
 from acmix_ms.files import write_text
 from acmix_ms.ops.base import recompute_operators
-
-
-@dataclasses.dataclass
-class EpochSoFar:
-    """Where a run stands within an epoch."""
-
-    steps: int = 0  # batches that are done
-    counted: int = 0  # those of them whose loss counts
-    loss_sum: float = 0.0
-
-    def add(self, loss: float, counts: bool) -> None:
-        """One more step; where its gradients were not finite, its loss does not count."""
-        self.steps += 1
-        if counts:
-            self.counted += 1
-            self.loss_sum += loss
-
-    def mean_loss(self) -> float:
-        """Of the steps that count."""
-        return self.loss_sum / max(1, self.counted)
 
 
 class Trainer:
@@ -55,24 +39,39 @@ class Trainer:
     All of them go on from rank 0's weights and epoch, and only rank 0 writes.
 
     Args:
-        net: logits (B, classes) from images (B, 3, H, W) float32.
+        net: outputs from images (B, 3, H, W) float32.
         config: all of it; ``config.run_dir`` receives checkpoints, logs and the report.
         train_loader, val_loader: the two splits.
+        loss: see `acmix_ms.engine.losses.Loss`; by default that of classification.
+        make_evaluator: gives a new evaluator for each validation; by default that of classification.
 
     Raises:
         UserError: from the constructor when the precision or a checkpoint to resume from cannot be used, or the net
             has not the stages that are to be frozen or slowed down.
     """
 
-    def __init__(self, net: nn.Cell, config: Config, train_loader: Loader, val_loader: Loader):
+    def __init__(
+        self,
+        net: nn.Cell,
+        config: Config,
+        train_loader: Loader,
+        val_loader: Loader,
+        *,
+        loss: losses.Loss | None = None,
+        make_evaluator: Callable[[], Evaluator] | None = None,
+    ):
         precision.require_precision(config.train.precision, ms.get_context("device_target"))
         self.net, self.config = net, config
         self.train_loader, self.val_loader = train_loader, val_loader
         self.run_dir = Path(config.run_dir)
         self.epoch, self.done = 0, EpochSoFar()  # epochs done, and how much of the next one
-        self.best_top1 = -1.0
+        self.best: Best | None = None
+        self.loss = loss or losses.classification(config.loss.label_smoothing)
+        self.make_evaluator = make_evaluator or (lambda: Accuracy(val_loader.class_names))
 
         finetune.freeze(net, config.model.frozen_stages)
+        if config.model.norm_eval:
+            finetune.keep_statistics(net)
         self.optimizer = build_optimizer(net, config.optim)
         self.scaler = precision.build_scaler(config.train.precision)
         if config.train.recompute:
@@ -87,11 +86,22 @@ class Trainer:
         self.train_step = self._build_train_step()
         self.predict = build_predictor(self.model)
 
+    @functools.cached_property
+    def total_steps(self) -> int:
+        """The length of the run."""
+        return total_steps(self.config.optim, len(self.train_loader))
+
+    @property
+    def epochs(self) -> int:
+        """The same in epochs; the last one may be cut short."""
+        return -(-self.total_steps // len(self.train_loader))
+
     def fit(self) -> dict:
-        """Train until ``config.optim.epochs`` epochs are done.
+        """Train until ``config.optim.epochs`` epochs, or ``config.optim.iterations`` steps, are done.
 
         Returns:
-            ``best_top1`` in percent, ``epochs`` and ``steps`` done, ``img_per_s`` of the training steps.
+            ``best`` (`Best`, None if nothing was better than nan) and ``best_told``, the same in words; ``epochs`` and
+            ``steps`` done, ``img_per_s`` of the training steps.
 
         Raises:
             UserError: the loss is not finite; checkpoints from before stay.
@@ -105,10 +115,11 @@ class Trainer:
         if runtime.leads():
             configuration.dump(written, self.run_dir / run_dir.CONFIG)
             write_text(self.run_dir / run_dir.ENVIRONMENT, json.dumps(report.environment(), indent=1) + "\n")
-        log = EpochLog(self.run_dir, self.epoch, write=runtime.leads())
+        metrics = self.make_evaluator().metrics
+        log = EpochLog(self.run_dir, metrics, self.epoch, write=runtime.leads())
         with StopRequest() as stop, self._events() as record:
             progress = Progress(
-                epochs=config.optim.epochs,
+                epochs=self.epochs,
                 steps_per_epoch=steps,
                 images_per_step=self._global_batch(),
                 log_every=config.train.log_every,
@@ -117,22 +128,20 @@ class Trainer:
                 remedy=self.train_loader.remedy,
             )
             try:
-                for epoch in range(self.epoch, config.optim.epochs):
-                    train_loss, lr = self._train_epoch(epoch, progress, stop)
+                for epoch in range(self.epoch, self.epochs):
+                    means, lr = self._train_epoch(epoch, progress, stop)
                     progress.end_epoch(epoch + 1)
                     scores = self._validate(stop)
                     self.epoch, self.done = epoch + 1, EpochSoFar()
-                    record(self._steps_done(), {f"val/{name}": scores[name] for name in ("loss", "top1", "top5")})
+                    record(self._steps_done(), {f"val/{metric.name}": scores[metric.name] for metric in metrics})
                     log.add(
                         figures.collect_rates(self.net),
                         epoch=self.epoch,
-                        step=self.epoch * steps,
-                        train_loss=train_loss,
+                        step=self._steps_done(),
+                        **{f"train_{name}": value for name, value in means.items()},
                         lr=lr,
                         img_per_s=progress.images_per_second,
-                        val_loss=scores["loss"],
-                        val_top1=scores["top1"],
-                        val_top5=scores["top5"],
+                        **{f"val_{metric.name}": scores[metric.name] for metric in metrics},
                     )
                     self._save(scores)
                     self._stop_if_asked(stop)
@@ -145,32 +154,36 @@ class Trainer:
         log.draw()
         self._report()
         return {
-            "best_top1": self.best_top1,
+            "best": self.best,
+            "best_told": self.best and metrics[0].told(self.best.value),
             "epochs": self.epoch,
-            "steps": self.epoch * steps,
+            "steps": self._steps_done(),
             "img_per_s": progress.images_per_second,
         }
 
-    def _train_epoch(self, epoch: int, progress: Progress, stop: StopRequest) -> tuple[float, float]:
-        """What is left of one pass over the training data; returns the mean loss and the last learning rate."""
+    def _train_epoch(self, epoch: int, progress: Progress, stop: StopRequest) -> tuple[dict[str, float], float]:
+        """What is left of one pass over the training data; returns the mean losses and the last learning rate."""
         self.model.set_train(True)
         steps, save_every, done = len(self.train_loader), self.config.train.save_every_steps, self.done
         skipped = 0
-        for images, labels in progress.waiting(self.train_loader.epoch(epoch, done.steps)):
+        end = min(steps, self.total_steps - epoch * steps)  # of the last epoch, where the length is given in steps
+        batches = itertools.islice(self.train_loader.epoch(epoch, done.steps), max(0, end - done.steps))
+        for images, targets, _ in progress.waiting(batches):
             step = epoch * steps + done.steps
             lr = self._learning_rate(step)
             set_learning_rate(self.optimizer, lr)
             self.draws.renew(step)
-            loss, finite = self.train_step(ms.Tensor(images), ms.Tensor(labels))
+            loss, terms, finite = self.train_step(ms.Tensor(images), *map(ms.Tensor, targets))
             loss, finite = float(loss.asnumpy()), bool(finite.asnumpy())
+            terms = {name: float(term.asnumpy()) for name, term in terms.items()}
             skipped = 0 if finite else skipped + 1
             self._stop_if_lost(loss, skipped, step, lr)
-            done.add(loss, finite)
-            progress.step(epoch + 1, done.steps, loss, lr)
-            if save_every and (step + 1) % save_every == 0 and done.steps < steps:
+            done.add(loss, terms, finite)
+            progress.step(epoch + 1, done.steps, loss, lr, terms)
+            if save_every and (step + 1) % save_every == 0 and done.steps < end:
                 self._save()
             self._stop_if_asked(stop)
-        return done.mean_loss(), self._learning_rate(epoch * steps + steps - 1)
+        return done.means(), self._learning_rate(epoch * steps + end - 1)
 
     def _learning_rate(self, step: int) -> float:
         return learning_rate(step, self.config.optim, len(self.train_loader), self._global_batch())
@@ -195,11 +208,11 @@ class Trainer:
             return self.predict(images)
 
         self._average_statistics()
+        evaluator = self.make_evaluator()
         with self.average.applied() if self.average else contextlib.nullcontext():
-            scores = evaluate(self.model, self.val_loader, predict)
+            scores = evaluate(self.model, self.val_loader, predict, evaluator)
         print(
-            f"epoch {self.epoch + 1}/{self.config.optim.epochs}  validation: loss {scores['loss']:.4f}  "
-            f"top-1 {scores['top1']:.2f} %  top-5 {scores['top5']:.2f} %  ({scores['count']} images)",
+            f"epoch {self.epoch + 1}/{self.epochs}  validation: {evaluator.told(scores)}  ({scores['count']} images)",
             flush=True,
         )
         return scores
@@ -218,7 +231,7 @@ class Trainer:
             raise Stopped(number)
 
     def _steps_done(self) -> int:
-        return self.epoch * len(self.train_loader) + self.done.steps
+        return min(self.epoch * len(self.train_loader) + self.done.steps, self.total_steps)
 
     def _stop_if_lost(self, loss: float, skipped: int, step: int, lr: float) -> None:
         scaled = (
@@ -234,25 +247,25 @@ class Trainer:
             )
 
     def _build_train_step(self):
-        """``(images, labels) -> (loss, gradients finite)``; updates weights and optimizer where they are finite.
+        """``(images, *targets) -> (loss, its terms by name, gradients finite)``; where they are, weights and optimizer
+        are updated.
 
         The condition stands in the graph: one that has a condition runs kernel after kernel on CPU, each on all cores.
         Without it independent kernels of the gradients run at the same time, and take twice as long.
         """
         model, optimizer, scaler, average = self.model, self.optimizer, self.scaler, self.average
-        smoothing, clip_norm = self.config.optim.label_smoothing, self.config.optim.clip_norm
+        loss_of, clip_norm = self.loss, self.config.optim.clip_norm
 
-        def forward(images, labels):
-            logits = model(images).astype(ms.float32)
-            loss = cross_entropy(logits, labels, smoothing)
-            return scaler.scale(loss), loss
+        def forward(images, *targets):
+            loss, terms = loss_of(model, images, *targets)
+            return scaler.scale(loss), loss, terms
 
         mean = parallel.build_mean(optimizer.parameters)
         gradients_of = ms.value_and_grad(forward, None, optimizer.parameters, has_aux=True)
 
-        def train_step(images, labels):
-            (_, loss), gradients = gradients_of(images, labels)
-            loss, gradients = mean(loss, gradients)  # before all that follows, so that all ranks do the same
+        def train_step(images, *targets):
+            (_, loss, terms), gradients = gradients_of(images, *targets)
+            loss, terms, gradients = mean(loss, terms, gradients)  # first, so that all ranks do the same
             gradients = scaler.unscale(gradients)
             finite = precision.all_finite(gradients)
             if finite:
@@ -262,7 +275,7 @@ class Trainer:
                 if average is not None:
                     average()
             scaler.adjust(finite)
-            return loss, finite
+            return loss, terms, finite
 
         return compiled(train_step)
 
@@ -277,9 +290,6 @@ class Trainer:
         if self.done.steps:  # after an epoch validation has seen to it
             self._average_statistics()
         weights = self.net.parameters_dict()
-        best_before, top1 = self.best_top1, scores and scores["top1"]
-        is_best = top1 is not None and top1 > best_before
-        self.best_top1 = top1 if is_best else best_before
         meta = {
             "model": self.config.model.name,
             "num_classes": self.train_loader.num_classes,
@@ -289,24 +299,41 @@ class Trainer:
             "in_epoch": dataclasses.asdict(self.done),
             "steps_per_epoch": len(self.train_loader),
             "global_batch": self._global_batch(),
-            "top1": top1,
-            "best_top1": self.best_top1,
             "config": configuration.to_yaml(self.config),
         }
+        failed = None
+        try:
+            self._save_best(scores, weights, meta)
+        except UserError as error:
+            failed = error
         if not runtime.leads():
             return
+        meta["best"] = self.best and self.best._asdict()
         try:
-            if is_best:
-                best = self.average.named() if self.average else weights
-                checkpoint.save(self.run_dir / run_dir.BEST, best, meta={**meta, "averaged": bool(self.average)})
-                found = {"epoch": self.epoch, **scores}
-                write_text(self.run_dir / run_dir.BEST_SCORES, json.dumps(found, indent=1) + "\n")
             checkpoint.save_state(self.run_dir, weights, self._state(), meta, keep=self.config.train.keep_checkpoints)
         except UserError as error:
-            self.best_top1 = best_before
-            if self.epoch == self.config.optim.epochs:
-                raise  # there is no later attempt
-            print(f"warning: {error}; training goes on", flush=True)
+            failed = error
+        if failed is not None:
+            if self.epoch == self.epochs:
+                raise failed  # there is no later attempt
+            print(f"warning: {failed}; training goes on", flush=True)
+
+    def _save_best(self, scores: dict | None, weights: Mapping, meta: Mapping) -> None:
+        """Write ``best.ckpt`` if ``scores`` are the best so far, which they are only when it is written."""
+        evaluator = self.make_evaluator()
+        metric = evaluator.primary
+        if scores is None or not metric.better(scores[metric.name], self.best and self.best.value):
+            return
+        best = Best(metric.name, scores[metric.name], metric.higher_is_better)
+        if runtime.leads():
+            averages = self.average and self.average.named()
+            meta = {**meta, "best": best._asdict(), "averaged": bool(averages)}
+            checkpoint.save(self.run_dir / run_dir.BEST, averages or weights, meta=meta)
+        self.best = best
+        if runtime.leads():
+            found = {"epoch": self.epoch, "best": best._asdict(), "told": metric.told(best.value), **scores}
+            found.update(tables=evaluator.tables(scores), curves=curve_names(evaluator.metrics))
+            write_text(self.run_dir / run_dir.BEST_SCORES, json.dumps(found, indent=1) + "\n")
 
     def _state(self) -> dict[str, ms.Parameter]:
         """Everything beside the weights that decides how training goes on, by name."""
@@ -317,10 +344,9 @@ class Trainer:
     def _take_over_from_rank_0(self) -> None:
         """Also where a host has no run folder to resume from, and whatever each process drew its weights from."""
         parallel.broadcast([*self.net.get_parameters(), *self._state().values()])
-        place = parallel.gather((self.epoch, self.best_top1, *dataclasses.astuple(self.done)))[0].tolist()
-        if not runtime.leads():
-            self.epoch, self.best_top1 = int(place[0]), place[1]
-            self.done = EpochSoFar(int(place[2]), int(place[3]), place[4])
+        place = json.dumps([self.epoch, self.best, dataclasses.asdict(self.done)])
+        self.epoch, best, done = json.loads(parallel.gather_bytes(place.encode())[0])
+        self.best, self.done = best and Best(*best), EpochSoFar(**done)
 
     def _resume(self) -> None:
         found = checkpoint.newest_state(self.run_dir)
@@ -332,11 +358,24 @@ class Trainer:
         checkpoint.assign_weights(self.net, saved, path)
         for name, parameter in self._state().items():
             runtime.assign(parameter, saved.state[name])
-        self.epoch, self.best_top1 = saved.meta["epoch"], saved.meta["best_top1"]
-        self.done = EpochSoFar(**saved.meta["in_epoch"])
+        self.epoch, self.done = saved.meta["epoch"], EpochSoFar(**saved.meta["in_epoch"])
+        metric = self.make_evaluator().primary
+        self.best = self._written_best(metric)
         within = f" and {self.done.steps} steps" if self.done.steps else ""
-        best = f"best top-1 {self.best_top1:.2f} %" if self.best_top1 >= 0 else "no validation yet"
+        best = f"best {metric.told(self.best.value)}" if self.best else f"no {run_dir.BEST} yet"
         print(f"resumed from {path}: {self.epoch} epochs{within} done, {best}", flush=True)
+
+    def _written_best(self, metric: Metric) -> Best | None:
+        """What ``best.ckpt`` itself says that it scored: it may be older or newer than the training state."""
+        path = self.run_dir / run_dir.BEST
+        if not path.exists():
+            return None
+        try:
+            found = Best.of(checkpoint.read(path).meta)
+        except UserError as error:
+            print(f"warning: {error}; the next validation writes it anew", flush=True)
+            return None
+        return found if found and found.name == metric.name else None
 
     def _check_resumable(self, saved: checkpoint.Checkpoint, path: Path) -> None:
         """Refuse to go on with other data, another optimizer or, unless told, any other configuration."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
@@ -33,13 +34,13 @@ def fuse(net: nn.Cell, backend: str | None = None) -> nn.Cell:
 
     Args:
         net: any Cell; it is left as it is.
-        backend: ``"Ascend"`` or ``"CPU"``, whose costs count (`fold.COSTS`); None for the current one.
+        backend: ``"Ascend"``, ``"GPU"`` or ``"CPU"``, whose costs count (`fold.COSTS`); None for the current one.
 
     Returns:
         A new Cell with parameters of its own, frozen where they are folded, for the kernels of this device unless it is
         called in `kernels.native`. Parts that nothing is known about are copied; a fused net is only copied.
     """
-    costs, allowed = costs_of(backend), _file_size(net)
+    costs, allowed = costs_of(backend or ms.get_context("device_target")), _file_size(net)
     for price in PRICES:
         fused = _fused(copy.deepcopy(net).set_train(False), None, costs._replace(weight=price))
         if _file_size(fused) <= allowed:
@@ -50,10 +51,14 @@ def fuse(net: nn.Cell, backend: str | None = None) -> nn.Cell:
     return fused.set_train(False)
 
 
-def fuse_for_export(net: nn.Cell) -> nn.Cell:
-    """`fuse` with every device's own operators: the file may run on another device than this one."""
+def fuse_for_export(net: nn.Cell, target: str | None = None) -> nn.Cell:
+    """`fuse` with every device's own operators, by the costs of the device that will run the file.
+
+    Args:
+        target: this device, see `fuse`; None for the current one.
+    """
     with kernels.native():
-        return fuse(net)
+        return fuse(net, target)
 
 
 def _file_size(net: nn.Cell) -> int:

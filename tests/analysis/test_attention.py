@@ -156,7 +156,7 @@ def test_mistakes_are_told():
         attention.attention_of(create_model("resnet_digits", 10), image, "layer1", (0, 0))
 
 
-@pytest.mark.parametrize("count", [1, 7])
+@pytest.mark.parametrize("count", [1, 4, 7])
 def test_overlay_is_drawn(tmp_path, count):
     weights = np.zeros((2, 4, 4))
     weights[:, 1, 2] = 1
@@ -166,6 +166,7 @@ def test_overlay_is_drawn(tmp_path, count):
     assert png.stat().st_size < 200_000
     with Image.open(png) as picture:
         assert picture.format == "PNG"
+        assert np.asarray(picture.convert("L"))[:2].min() == 255, "the titles are not cut off"
 
 
 def test_command_tells_what_is_wrong(run_cli):

@@ -7,7 +7,8 @@ import pytest
 from mindspore import nn
 
 from acmix_ms import runtime
-from acmix_ms.analysis.complexity import CONVENTIONS, Complexity, Item, complexity
+from acmix_ms.analysis.complexity import CONVENTIONS, Complexity, complexity
+from acmix_ms.analysis.work import Work
 from acmix_ms.ops import ACmix, GlobalACmix, PatchwiseACmix, ShiftConv, SpatialReductionACmix, WindowACmix
 from acmix_ms.ops.base import MIXES
 from models import create_model
@@ -34,13 +35,13 @@ def test_convolution(groups, has_bias):
     assert found.macs() == found.macs(stage="rest") == outputs * 9 * (8 // groups)
     assert found.macs("A+bias") - found.macs() == outputs * has_bias
     (item,) = found.items
-    assert (item.kind, item.additions, item.biases) == ("conv3x3", 9 * outputs, 12 * has_bias)
+    assert (item.label, item.additions, item.biases) == ("conv3x3", 9 * outputs, 12 * has_bias)
     assert found.params == item.params == 12 * 8 // groups * 9 + 12 * has_bias
 
 
 def test_pointwise_convolution_has_nothing_to_shift():
     (item,) = complexity(nn.Conv2d(4, 6, 1), (1, 4, 5, 5)).items
-    assert (item.kind, item.macs, item.additions) == ("conv", 4 * 6 * 25, 0)
+    assert (item.label, item.macs, item.additions) == ("conv", 4 * 6 * 25, 0)
 
 
 def test_dense_and_norms():
@@ -171,8 +172,8 @@ def complexity_of_tokens(net: nn.Cell, height: int, width: int, token: bool) -> 
 # --------------------------------------------------------------------------------------------------- conventions
 def test_conventions_add_what_they_say():
     items = (
-        Item("a", "x", "I", 1000, bias=100, position=10, norm=1, additions=7, params=5),
-        Item("b", "y", "II", 2000, bias=200, position=20, norm=2, additions=7, params=6),
+        Work("x", "I", 1000, bias=100, position=10, norm=1, additions=7, params=5),
+        Work("y", "II", 2000, bias=200, position=20, norm=2, additions=7, params=6),
     )
     found = Complexity(items, 20)
     totals = {"A": 3000, "A+bias": 3300, "dagger": 3330, "A+position": 3030, "A+norm": 3003}

@@ -67,8 +67,17 @@ def test_curves_without_validation_or_with_nan(tmp_path, values):
 
 
 def test_curves_name_the_best_epoch():
-    assert figures._accuracy_title([1, 2, 3], [90.0, 95.0, 95.0]) == "Accuracy: best top-1 95.00 % (epoch 2)"
-    assert figures._accuracy_title([1], [math.nan]) == "Accuracy: not measured"
+    assert figures._best([1, 2, 3], [90.0, 95.0, 95.0], True) == "best 95.00 in epoch 2"
+    assert figures._best([1, 2, 3], [90.0, -5.0, -5.0], False) == "best -5.00 in epoch 2"
+    assert figures._best([1], [math.nan], True) == "not measured"
+
+
+def test_curves_know_no_metric_by_name(tmp_path):
+    png, log = tmp_path / "curves.png", tmp_path / "log.csv"
+    log.write_text("epoch,lr,train_loss,train_bbox,val_mAP\n1,0.1,2,1,0.3\n2,0.1,1,0.5,0.4\n")
+    figures.plot_curves(log, png, {"val_mAP": "box mAP"})
+    for colour in (figures.BLUE, figures.VERMILION, figures.GREEN, figures.PURPLE):  # loss, mAP, the box term, rate
+        assert pixels_of(png, colour) > 5
 
 
 def test_curves_of_an_empty_log_are_refused(tmp_path):

@@ -11,9 +11,10 @@ from mindspore import nn
 
 from acmix_ms import runtime
 from acmix_ms.analysis import tables
-from acmix_ms.analysis.complexity import Complexity, Item, complexity
+from acmix_ms.analysis.complexity import Complexity, complexity
 from acmix_ms.analysis.reported import COMPETITORS, FIGURE4
 from acmix_ms.analysis.tradeoff import plot_tradeoff
+from acmix_ms.analysis.work import Work
 from acmix_ms.errors import UserError
 from acmix_ms.ops import ACmix
 from models import create_model, list_models
@@ -35,9 +36,9 @@ def script():
 def invented() -> dict[str, Complexity]:
     """Counts of everything that the tables need, without any model being built."""
     items = (
-        Item("a", "project", "I", 3_000_000_000, bias=50_000_000, params=1100, biases=100),
-        Item("b", "attention", "II", 1_000_000_000, position=10_000_000),
-        Item("c", "conv3x3", "rest", 500_000_000, additions=7_000_000, params=50),
+        Work("project", "I", 3_000_000_000, bias=50_000_000, params=1100, biases=100),
+        Work("attention", "II", 1_000_000_000, position=10_000_000),
+        Work("conv3x3", "rest", 500_000_000, additions=7_000_000, params=50),
     )
     keys = [*tables.CELLS, *tables.needed(), "stranger"]
     return {key: Complexity(items, 12_345_678) for key in keys}

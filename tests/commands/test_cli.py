@@ -57,7 +57,7 @@ def test_train_resume_evaluate_export(run_cli):
     common = ("--config", DIGITS, f"run_dir={run}", "optim.epochs=2", "data.batch_size=128", "runtime.device=CPU")
     trained = run_cli("train.py", *common)
     assert trained.code == 0, trained.stderr
-    assert "epoch 2/2  validation: loss" in trained.stdout
+    assert "epoch 2/2  validation: top-1" in trained.stdout
     names = [".lock", "best.ckpt", "best.json", "config.yaml", "curves.png", "environment.json", "last.ckpt", "log.csv"]
     names += ["report.html", "step-00000011.ckpt", "step-00000022.ckpt"]
     assert sorted(p.name for p in run.iterdir()) == names
@@ -308,7 +308,8 @@ def test_evaluation_takes_its_configuration_from_the_file(call, tmp_path, tiny_c
 
 def test_the_pictures_of_an_exported_file_are_prepared_as_its_description_says(tmp_path):
     prepare = Preprocess(resize=250, crop=200, interpolation="bicubic")
-    Description("resnet50", 37, prepare).write(tmp_path / "net.onnx")
+    about = Description("resnet50", 37, prepare, format="onnx", input_shape=(1, 3, 200, 200))
+    about.write(tmp_path / "net.onnx")
     cfg = build.config_of_export(str(tmp_path / "net.onnx"))
     assert preprocess_of(cfg.data) == prepare
     assert (cfg.data.name, cfg.model.num_classes) == ("imagefolder", None)
@@ -338,6 +339,8 @@ def test_a_mindir_scores_as_its_checkpoint(call, tmp_path, tiny_checkpoint, batc
     two = wrong(call, *base, "data.name=imagefolder", f"data.path={images}", "model.num_classes=null")
     assert "gives 10 classes, the data have 2" in two
     file.write_bytes(b"text" * 100)
+    assert "their sha256 differ" in wrong(call, *base)
+    Path(f"{file}.json").unlink()
     assert "cannot be loaded as MINDIR" in wrong(call, *base)
 
 

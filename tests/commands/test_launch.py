@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from acmix_ms.engine import group
 from acmix_ms.errors import UserError
+from acmix_ms.launch.logs import Tail
 from scripts import launch
 from tests.helpers.launching import ENVIRONMENT, LAUNCH, ROOT, linux, log, processes, run, start, wait_for, worker
 
@@ -215,7 +215,7 @@ def test_resume_is_appended_once(tmp_path):
     args = ["--devices", "2", str(ROOT / "train.py"), "--config", str(ROOT / CONFIG), f"run_dir={folder}"]
 
     def command(*more):
-        return launch.Command(launch.parse([*args, *more]), ["127.0.0.1"], 0)
+        return launch.command_of(launch.parse([*args, *more]))
 
     fresh = command()
     assert "no checkpoint" in fresh.resume()
@@ -232,7 +232,7 @@ def test_resume_is_appended_once(tmp_path):
 
 
 def test_a_lines_kind_is_seen():
-    tail = group.Tail(Path("rank_1.log"), "rank 1", set())
+    tail = Tail(Path("rank_1.log"), "rank 1", set())
     lines = [
         "fine",
         "Traceback (most recent call last):",

@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from acmix_ms.config import DataConfig
-from acmix_ms.data import create_loader
-from acmix_ms.data.augment import Mixing, RandAugment, _kinds, erase, parse_auto_augment, paste, rand_augment
+from acmix_ms.data import augment, create_loader
+from acmix_ms.data.augment import (
+    OPERATIONS,
+    Mixing,
+    RandAugment,
+    crop_box,
+    erase,
+    jitter,
+    operate,
+    parse_auto_augment,
+    paste,
+    rand_augment,
+)
 from acmix_ms.data.loader import PADDING, batch_indices
 from acmix_ms.errors import UserError
+from tests.helpers.data import data_config
 from tests.helpers.tiny import make_images
 
 FILL = (124, 116, 104)
+BILINEAR = Image.Resampling.BILINEAR
 
 
 def test_notation_of_timm():
@@ -38,65 +51,87 @@ def test_notation_of_timm():
 def test_wrong_notation_is_named(text, words):
     with pytest.raises(UserError) as raised:
         parse_auto_augment(text)
-    assert f"data.auto_augment={text!r}" in str(raised.value)
+    assert f"data.augment.auto_augment={text!r}" in str(raised.value)
     assert words in str(raised.value)
 
 
-def test_magnitudes_have_the_mean_and_deviation_asked_for():
-    levels = RandAugment(5.0, 0.5).levels()
-    assert np.mean(levels) == pytest.approx(0.5)
-    assert np.std(levels) == pytest.approx(0.05, rel=0.15)  # a few values have less than the whole distribution
-    assert RandAugment(9.0).levels() == [0.9]
-    assert max(RandAugment(10.0, 3.0).levels()) == 1.0
+def applied(monkeypatch, text, count=3000):
+    """The (kind, level, sign) of all operations that are applied to ``count`` images."""
+    found, random = [], np.random.default_rng(0)
+    monkeypatch.setattr(augment, "operate", lambda image, *what: found.append(what[:3]) or image)
+    for _ in range(count):
+        rand_augment(None, parse_auto_augment(text), BILINEAR, FILL, random)
+    return zip(*found)
+
+
+def test_operations_and_magnitudes_are_drawn_as_timm_draws_them(monkeypatch):
+    kinds, levels, signs = applied(monkeypatch, "rand-m5-mstd0.5-n3-p0.5")
+    assert len(kinds) == pytest.approx(3 * 3000 / 2, rel=0.05)
+    shares = np.unique(kinds, return_counts=True)[1] / len(kinds)
+    assert len(shares) == len(OPERATIONS) == 15
+    assert np.allclose(shares, 1 / 15, atol=0.015)
+    assert np.mean(levels) == pytest.approx(0.5, abs=0.005)
+    assert np.std(levels) == pytest.approx(0.05, rel=0.1)
+    assert abs(np.mean(signs)) < 0.05
+    _, levels, _ = applied(monkeypatch, "rand-m9")
+    assert set(levels) == {0.9}
+    _, levels, _ = applied(monkeypatch, "rand-m10-mstd3")
+    assert max(levels) == 1.0
+    assert min(levels) >= 0.0
 
 
 @pytest.mark.parametrize("increasing", [False, True])
 @pytest.mark.parametrize("level", [0.0, 0.9, 1.0])
 def test_every_operation_runs_and_nothing_is_named_twice(level, increasing):
-    from mindspore.dataset import vision
-
-    image = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
-    image[..., 0] //= 2  # an image that AutoContrast and Equalize change
-    changed = []
-    for kind in _kinds(increasing, vision.Inter.BICUBIC, FILL):
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
+    pixels[..., 0] //= 2  # an image that auto contrast and equalize change
+    image, changed = Image.fromarray(pixels), []
+    for kind in OPERATIONS:
         for sign in (-1.0, 1.0):
-            out = kind(level, sign)(image)
-            assert (out.shape, out.dtype) == (image.shape, np.uint8)
-            changed.append(out)
+            out = operate(image, kind, level, sign, increasing, Image.Resampling.BICUBIC, FILL)
+            assert (out.size, out.mode) == (image.size, "RGB")
+            changed.append(out.tobytes())
     if level == 0.9:
-        distinct = {out.tobytes() for out in changed} - {image.tobytes()}
         signed = 9 if increasing else 5  # kinds that do another thing with the other sign
-        assert len(distinct) == len(changed) // 2 + signed
+        assert len(set(changed) - {image.tobytes()}) == len(OPERATIONS) + signed
 
 
 def test_strengths_are_those_of_timm():
-    from mindspore.dataset import vision
+    def values(kind, array, level=0.9):
+        return np.asarray(operate(Image.fromarray(array), kind, level, 1.0, True, Image.Resampling.NEAREST, FILL))
 
-    kinds = _kinds(True, vision.Inter.NEAREST, FILL)
     image = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, 2)
-    posterized = kinds[4](0.9, 1.0)(image)
-    assert sorted(set(posterized.ravel())) == [0, 128]  # 4 - int(0.9 * 4) = 1 bit is kept
-    solarized = kinds[5](0.9, 1.0)(image)[..., 0].ravel()
+    assert sorted(set(values("posterize", image).ravel())) == [0, 128]  # 4 - int(0.9 * 4) = 1 bit is kept
+    solarized = values("solarize", image)[..., 0].ravel()
     assert np.flatnonzero(solarized != np.arange(256))[0] == 26  # from 256 - int(0.9 * 256)
-    bright = kinds[8](0.9, 1.0)(image)[..., 0].ravel()
-    assert bright[100] == pytest.approx(181, abs=1)
-    moved = kinds[12](0.9, 1.0)(np.zeros((20, 100, 3), np.uint8))[10, :, 0]
+    added = values("solarize add", image)[..., 0].ravel()
+    assert [added[0], added[127], added[128]] == [99, 226, 128]  # int(0.9 * 110) to what is below 128
+    assert values("brightness", image)[..., 0].ravel()[100] == pytest.approx(181, abs=1)
+    moved = values("translate x", np.zeros((20, 100, 3), np.uint8))[10, :, 0]
     assert (moved == FILL[0]).sum() == pytest.approx(40, abs=1)  # 0.45 * 0.9 of the width, filled with the mean colour
+    turned = values("rotate", np.zeros((21, 21, 3), np.uint8))[..., 0]
+    assert turned[0, 0] == FILL[0] and turned[10, 10] == 0
 
 
-def test_policies_have_every_operation_equally_often_in_every_place():
-    from mindspore.dataset import vision
+def test_random_crops_have_the_sizes_and_shapes_asked_for():
+    random = np.random.default_rng(0)
+    boxes = np.array([crop_box(375, 500, 0.08, random) for _ in range(3000)])
+    top, left, height, width = boxes.T
+    assert (boxes[:, :2] >= 0).all() and (top + height <= 375).all() and (left + width <= 500).all()
+    shares, shapes = height * width / (375 * 500), width / height
+    assert 0.079 < shares.min() < 0.1 and 0.9 < shares.max() <= 1.0
+    assert 0.74 < shapes.min() < 0.8 and 1.25 < shapes.max() < 1.35
+    assert crop_box(10, 500, 1.0, random) == (0, 243, 10, 13), "the middle of what is too long"
+    assert crop_box(500, 10, 1.0, random) == (243, 0, 13, 10)
 
-    policy = rand_augment(parse_auto_augment("rand-m9-mstd0.5-n3"), vision.Inter.BILINEAR, FILL).policy
-    assert {len(row) for row in policy} == {3}
-    assert {probability for row in policy for _, probability in row} == {0.5}
-    for place in range(3):
-        kinds = [type(row[place][0]).__name__ for row in policy]
-        counts = {name: kinds.count(name) for name in set(kinds)}
-        assert counts.pop("Affine") == 4 * counts["Invert"]  # two shears, two translations
-        assert len(set(counts.values())) == 1
-    pairs = {(id(row[0][0]), id(row[1][0])) for row in policy}
-    assert len(pairs) > 0.9 * len(policy), "the layers are independent"
+
+def test_colours_are_jittered_by_at_most_the_strength():
+    grey, random = Image.new("RGB", (8, 8), (100, 100, 100)), np.random.default_rng(0)
+    found = {jitter(grey, 0.4, random).getpixel((0, 0)) for _ in range(300)}
+    levels = [red for red, _, _ in found]
+    assert all(red == green == blue for red, green, blue in found), "a grey area stays grey"
+    assert 60 <= min(levels) < 65 and 135 < max(levels) <= 140
+    assert jitter(grey, 0.0, random).getpixel((0, 0)) == (100, 100, 100)
 
 
 def test_erasing():
@@ -165,7 +200,7 @@ def test_pasting_nothing_and_everything():
 
 
 def loader_of(kind, folder, split="train", seed=0, **changes):
-    config = DataConfig(**{"batch_size": 4, "image_size": 32, "workers": 1, **changes})
+    config = data_config(**{"batch_size": 4, "image_size": 32, "workers": 1, **changes})
     if kind == "imagefolder":
         config.name, config.path = kind, str(folder)
     return create_loader(config, split, seed=seed)
@@ -184,24 +219,25 @@ def test_loaders_mix_and_erase_by_seed_epoch_and_batch(kind, folder):
     loader = loader_of(kind, folder, **STRONG)
     assert loader.soft_labels
     batches = list(loader.epoch(1))
-    assert {(images.shape, labels.shape) for images, labels in batches} == {((4, 3, 32, 32), (4, loader.num_classes))}
-    assert {(images.dtype, labels.dtype) for images, labels in batches} == {(np.dtype("f4"), np.dtype("f4"))}
+    shapes = {(images.shape, labels.shape) for images, (labels,), _ in batches}
+    assert shapes == {((4, 3, 32, 32), (4, loader.num_classes))}
+    assert {(images.dtype, labels.dtype) for images, (labels,), _ in batches} == {(np.dtype("f4"), np.dtype("f4"))}
     again = loader_of(kind, folder, **STRONG)
     list(again.epoch(0))  # what the process did before must not matter
-    for (images, labels), (images2, labels2) in zip(batches, again.epoch(1)):
+    for (images, (labels,), _), (images2, (labels2,), _) in zip(batches, again.epoch(1)):
         assert np.array_equal(images, images2)
         assert np.array_equal(labels, labels2)
     other = next(loader_of(kind, folder, seed=1, **STRONG).epoch(1))
     assert not np.array_equal(batches[0][1], other[1])
-    assert not np.array_equal(batches[0][1].max(1), batches[1][1].max(1))
+    assert not np.array_equal(batches[0].targets[0].max(1), batches[1].targets[0].max(1))
 
 
 @pytest.mark.parametrize("kind", ["digits", "imagefolder"])
 def test_evaluation_and_unaugmented_training_stay_plain(kind, folder):
-    for loader in (loader_of(kind, folder, "val", **STRONG), loader_of(kind, folder, augment=False, **STRONG)):
-        plain = loader_of(kind, folder, "train" if loader.train else "val", augment=False)
+    for loader in (loader_of(kind, folder, "val", **STRONG), loader_of(kind, folder, enabled=False, **STRONG)):
+        plain = loader_of(kind, folder, "train" if loader.train else "val", enabled=False)
         assert not loader.soft_labels
-        for (images, labels), (images2, labels2) in zip(loader.epoch(0), plain.epoch(0)):
+        for (images, (labels,), _), (images2, (labels2,), _) in zip(loader.epoch(0), plain.epoch(0)):
             assert labels.dtype == np.int32
             assert np.array_equal(images, images2)
             assert np.array_equal(labels, labels2)
@@ -210,7 +246,7 @@ def test_evaluation_and_unaugmented_training_stay_plain(kind, folder):
 @pytest.mark.parametrize("change", [{"auto_augment": "rand-m9-mstd0.5-inc1"}, {"color_jitter": 0.4}])
 def test_folder_augmentation_changes_pixels_and_repeats(change, folder):
     def images(**changes):
-        return np.concatenate([images for images, _ in loader_of("imagefolder", folder, **changes).epoch(0)])
+        return np.concatenate([images for images, *_ in loader_of("imagefolder", folder, **changes).epoch(0)])
 
     assert np.isfinite(images(**change)).all()
     assert np.array_equal(images(**change), images(**change))
@@ -230,7 +266,7 @@ def test_digits_refuse_what_they_cannot_do(folder):
     for change in ({"auto_augment": "rand-m9"}, {"color_jitter": 0.4}):
         with pytest.raises(UserError, match="is for data.name=imagefolder"):
             loader_of("digits", folder, **change)
-    with pytest.raises(UserError, match="data.auto_augment='rand-x'"):
+    with pytest.raises(UserError, match="data.augment.auto_augment='rand-x'"):
         loader_of("imagefolder", folder, auto_augment="rand-x")
 
 
@@ -254,10 +290,10 @@ def test_repeated_augmentation(size):
 
 
 def test_copies_of_a_digit_are_augmented_differently():
-    loader = create_loader(DataConfig(batch_size=6, repeated_aug=3), "train", seed=2)
-    images, labels = next(loader.epoch(0))
+    loader = create_loader(data_config(batch_size=6, repeated_aug=3), "train", seed=2)
+    images, (labels,), _ = next(loader.epoch(0))
     assert list(labels[:3]) == [labels[0]] * 3
     assert len({image.tobytes() for image in images}) == 6
-    plain = create_loader(DataConfig(batch_size=6), "train", seed=2)
+    plain = create_loader(data_config(batch_size=6), "train", seed=2)
     assert np.array_equal(next(plain.epoch(0))[0][0], images[0]), "the first copy is the one without repetition"
-    assert len(list(create_loader(DataConfig(batch_size=100, repeated_aug=3), "val").epoch(0))) == 4
+    assert len(list(create_loader(data_config(batch_size=100, repeated_aug=3), "val").epoch(0))) == 4

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
+import threading
 
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from acmix_ms.config import DataConfig
 from acmix_ms.data import create_loader
 from acmix_ms.data.digits import sample_bilinear, split_indices
-from acmix_ms.data.images import read_encoded as encoded
+from acmix_ms.data.images import read_bytes
 from acmix_ms.data.loader import batch_indices
 from acmix_ms.errors import UserError
+from tests.helpers.data import data_config
 from tests.helpers.tiny import make_images
 
 
@@ -55,16 +57,16 @@ def test_digits_split_is_fixed_and_stratified():
 
 
 def test_digits_batches():
-    loader = create_loader(DataConfig(batch_size=64), "val", seed=5)
+    loader = create_loader(data_config(batch_size=64), "val", seed=5)
     batches = list(loader.epoch(0))
     assert (len(loader), loader.num_samples, loader.num_classes) == (len(batches), 355, 10)
-    assert {images.shape for images, _ in batches} == {(64, 3, 32, 32)}
-    assert {(images.dtype, labels.dtype) for images, labels in batches} == {(np.dtype("f4"), np.dtype("i4"))}
-    labels = np.concatenate([labels for _, labels in batches])
+    assert {images.shape for images, *_ in batches} == {(64, 3, 32, 32)}
+    assert {(images.dtype, labels.dtype) for images, (labels,), _ in batches} == {(np.dtype("f4"), np.dtype("i4"))}
+    labels = np.concatenate([labels for _, (labels,), _ in batches])
     assert (labels >= 0).sum() == 355
     target = load_digits().target
     assert np.array_equal(labels[labels >= 0], target[split_indices(target, "val")])
-    images = np.concatenate([images for images, _ in batches])[labels >= 0]
+    images = np.concatenate([images for images, *_ in batches])[labels >= 0]
     assert np.array_equal(images[:, 0], images[:, 2])
     assert abs(images.mean()) < 0.05
     assert abs(images.std() - 1) < 0.05
@@ -72,8 +74,8 @@ def test_digits_batches():
 
 def test_digits_training_repeats_by_epoch_and_seed_whatever_the_batch():
     def by_label(batch_size, epoch, seed=0, augment=True):
-        loader = create_loader(DataConfig(batch_size=batch_size, augment=augment), "train", seed=seed)
-        return np.concatenate([images for images, _ in loader.epoch(epoch)])[:1408, 0]
+        loader = create_loader(data_config(batch_size=batch_size, enabled=augment), "train", seed=seed)
+        return np.concatenate([images for images, *_ in loader.epoch(epoch)])[:1408, 0]
 
     reference = by_label(64, epoch=1)
     assert np.array_equal(reference, by_label(32, epoch=1))
@@ -94,14 +96,14 @@ def test_enlarging_is_the_usual_bilinear_resize():
 
 def test_too_large_a_batch_is_named():
     with pytest.raises(UserError, match="data.batch_size=2000.*at most 1442"):
-        create_loader(DataConfig(batch_size=2000), "train")
+        create_loader(data_config(batch_size=2000), "train")
 
 
 def test_unknown_split_and_dataset_are_named():
     with pytest.raises(UserError, match="split='test'"):
-        create_loader(DataConfig(), "test")
+        create_loader(data_config(), "test")
     with pytest.raises(UserError, match="data.name='cifar'"):
-        create_loader(DataConfig(name="cifar"), "val")
+        create_loader(data_config(name="cifar"), "val")
 
 
 @pytest.fixture
@@ -110,7 +112,7 @@ def folder(tmp_path):
 
 
 def image_config(folder, **kwargs):
-    return DataConfig(**{"name": "imagefolder", "path": str(folder), "batch_size": 4, "image_size": 32, **kwargs})
+    return data_config(**{"name": "imagefolder", "path": str(folder), "batch_size": 4, "image_size": 32, **kwargs})
 
 
 def test_folder_batches(folder):
@@ -119,25 +121,25 @@ def test_folder_batches(folder):
     loader = create_loader(image_config(folder), "val")
     assert (loader.class_names, loader.num_samples, len(loader)) == (["cat", "dog"], 7, 2)
     batches = list(loader.epoch(0))
-    assert {images.shape for images, _ in batches} == {(4, 3, 32, 32)}
-    assert {(images.dtype, labels.dtype) for images, labels in batches} == {(np.dtype("f4"), np.dtype("i4"))}
-    labels = np.concatenate([labels for _, labels in batches])
+    assert {images.shape for images, *_ in batches} == {(4, 3, 32, 32)}
+    assert {(images.dtype, labels.dtype) for images, (labels,), _ in batches} == {(np.dtype("f4"), np.dtype("i4"))}
+    labels = np.concatenate([labels for _, (labels,), _ in batches])
     assert list(labels) == [0, 0, 0, 0, 1, 1, 1, -1]
-    means = np.concatenate([images for images, _ in batches]).mean((1, 2, 3))
+    means = np.concatenate([images for images, *_ in batches]).mean((1, 2, 3))
     assert means[:4].max() < 0 < means[4:7].min(), "dark cats and bright dogs: images belong to their labels"
 
 
 def test_folder_shards_cover_the_split_in_equal_batches(folder):
     parts = [list(create_loader(image_config(folder), "val", rank=rank, size=4).epoch(0)) for rank in range(4)]
     assert {len(part) for part in parts} == {1}
-    labels = np.concatenate([labels for part in parts for _, labels in part])
+    labels = np.concatenate([labels for part in parts for _, (labels,), _ in part])
     assert sorted(labels[labels >= 0]) == [0, 0, 0, 1, 1, 1]
 
 
 def test_folder_training_repeats_by_epoch_and_seed(folder):
     def images(epoch, seed=0):
         loader = create_loader(image_config(folder, workers=1), "train", seed=seed)
-        return np.concatenate([images for images, _ in loader.epoch(epoch)])
+        return np.concatenate([images for images, *_ in loader.epoch(epoch)])
 
     assert images(0).shape == (12, 3, 32, 32)
     assert np.array_equal(images(0), images(0))
@@ -166,7 +168,7 @@ def test_wrong_folders_are_named(folder, tmp_path):
 
 def same(one, two):
     assert len(one) == len(two)
-    for (images, labels), (images2, labels2) in zip(one, two):
+    for (images, (labels,), _), (images2, (labels2,), _) in zip(one, two):
         assert np.array_equal(images, images2)
         assert np.array_equal(labels, labels2)
 
@@ -174,47 +176,64 @@ def same(one, two):
 @pytest.mark.parametrize("split", ["train", "val"])
 @pytest.mark.parametrize("start", [0, 3, 7])
 def test_digits_start_within_an_epoch(split, start):
-    config = DataConfig(batch_size=45, mixup=0.8, cutmix=1.0, reprob=0.25)
+    config = data_config(batch_size=45, mixup=0.8, cutmix=1.0, reprob=0.25)
     whole = list(create_loader(config, split).epoch(3))
     same(list(create_loader(config, split).epoch(3, start)), whole[start:])
 
 
-@pytest.mark.parametrize("strong", [False, True])
+STRONG = {"auto_augment": "rand-m9-mstd0.5", "color_jitter": 0.4, "mixup": 0.8, "reprob": 0.25}
+
+
+@pytest.mark.parametrize("changes", [{}, STRONG], ids=["plain", "strong"])
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_folder_starts_within_an_epoch(tmp_path, monkeypatch, split, strong):
-    """Chance begins anew with each chunk, here of 2 batches: nothing before the chunk is read, it is replayed."""
-    monkeypatch.setattr("acmix_ms.data.encoded.CHUNK_IMAGES", 8)
+def test_folder_starts_within_an_epoch(tmp_path, monkeypatch, split, changes):
+    """Nothing before the start is read."""
     folder = make_images(tmp_path / "images", train=12, val=12)
-    changes = {"auto_augment": "rand-m9-mstd0.5", "mixup": 0.8, "reprob": 0.25} if strong else {}
-    config = image_config(folder, workers=1, **changes)
+    config = image_config(folder, **changes)
     whole = list(create_loader(config, split, seed=4).epoch(1))
     assert len(whole) == 6
     for start in range(7):
         loader, read = create_loader(config, split, seed=4), []
-        counting = functools.partial(lambda read, path, **_: read.append(path) or encoded(path), read)
-        monkeypatch.setattr("acmix_ms.data.imagefolder.read_encoded", counting)
+        counting = functools.partial(lambda read, path: read.append(path) or read_bytes(path), read)
+        monkeypatch.setattr("acmix_ms.data.imagefolder.read_bytes", counting)
         same(list(loader.epoch(1, start)), whole[start:])
-        replayed = start // 2 * 2 if split == "train" else start
-        assert len(read) == 4 * (6 - replayed)
+        assert len(read) == 4 * (6 - start)
 
 
-def test_folder_start_has_the_same_images_with_many_workers(tmp_path, monkeypatch):
-    monkeypatch.setattr("acmix_ms.data.encoded.CHUNK_IMAGES", 8)
+def test_augmentation_is_the_same_for_any_number_of_threads_and_processes(tmp_path):
     folder = make_images(tmp_path / "images", train=12)
-    whole = [labels for _, labels in create_loader(image_config(folder, workers=3), "train").epoch(1)]
-    part = [labels for _, labels in create_loader(image_config(folder, workers=3), "train").epoch(1, 3)]
-    assert np.array_equal(whole[3:], part)
+    changes = {"auto_augment": "rand-m9-mstd0.5", "color_jitter": 0.4}
+    one = list(create_loader(image_config(folder, workers=1, **changes), "train", seed=4).epoch(1))
+    same(list(create_loader(image_config(folder, workers=7, **changes), "train", seed=4).epoch(1)), one)
+    halves = [
+        create_loader(image_config(folder, batch_size=2, **changes), "train", rank=rank, size=2, seed=4).epoch(1)
+        for rank in range(2)
+    ]
+    pairs = [(np.concatenate([a.images, b.images]), a.targets[0], b.targets[0]) for a, b in zip(*halves)]
+    same([(images, (np.concatenate(labels),), None) for images, *labels in pairs], one)
+
+
+def test_an_epoch_that_is_left_early_leaves_no_threads(tmp_path):
+    before = threading.active_count()
+    batches = create_loader(image_config(make_images(tmp_path / "images"), workers=5), "train").epoch(0)
+    next(batches)
+    batches.close()
+    assert threading.active_count() == before
 
 
 def test_start_beyond_the_epoch_is_named():
     with pytest.raises(ValueError, match="start=23: must be from 0 to the 22 batches"):
-        next(create_loader(DataConfig(), "train").epoch(0, 23))
+        next(create_loader(data_config(), "train").epoch(0, 23))
 
 
-def test_chunks_differ_in_their_chance(tmp_path, monkeypatch):
-    monkeypatch.setattr("acmix_ms.data.encoded.CHUNK_IMAGES", 4)
-    folder = make_images(tmp_path / "images", classes=("one",), train=1)
-    for i in range(1, 8):
-        shutil.copy(folder / "train" / "one" / "0.png", folder / "train" / "one" / f"{i}.png")
-    first, second = (images for images, _ in create_loader(image_config(folder, workers=1), "train").epoch(0))
-    assert not np.array_equal(first, second)
+def test_copies_of_an_image_differ_in_their_chance(tmp_path):
+    folder = make_images(tmp_path / "images", classes=("one",), train=4)
+    images, *_ = next(create_loader(image_config(folder, repeated_aug=4), "train").epoch(0))
+    assert len({image.tobytes() for image in images}) == 4
+
+
+def test_a_class_folder_without_utf8_is_named(folder):
+    for split in ("train", "val"):
+        os.rename(folder / split / "dog", os.fsencode(folder / split) + b"/d\xff")
+    with pytest.raises(UserError, match=r"class folder 'd\\udcff' is not named in UTF-8: rename it"):
+        create_loader(image_config(folder), "train")

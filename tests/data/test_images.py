@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import io
+import os
 import shutil
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
+from sklearn.datasets import load_sample_images
 
-from acmix_ms.config import DataConfig
 from acmix_ms.data import create_loader, images
-from acmix_ms.data.images import UnreadableImageError, is_plain_jpeg, is_plain_png, read_encoded
+from acmix_ms.data.imagefolder import ImageFiles
+from acmix_ms.data.images import UnreadableImageError, read_image
 from acmix_ms.data.loader import PADDING
+from acmix_ms.deploy.prediction import find_images
 from acmix_ms.errors import UserError
+from scripts import infer_lite
+from tests.helpers.data import data_config
 from tests.helpers.tiny import make_images
 
 RANDOM_SEED = 20220301  # of the mutations
@@ -28,11 +34,9 @@ def encode(image, kind, **options) -> bytes:
 
 
 def decoded(tmp_path, content, name="some.jpg"):
-    """What MindSpore makes of a file after `read_encoded`, (H, W, 3)."""
-    from mindspore.dataset import vision
-
+    """What is made of a file with this content, (H, W, 3)."""
     (tmp_path / name).write_bytes(content)
-    return vision.Decode()(read_encoded(str(tmp_path / name)))
+    return read_image(tmp_path / name)
 
 
 def rotated(orientation) -> bytes:
@@ -82,14 +86,17 @@ def test_what_can_be_converted_is(tmp_path, name):
         assert np.abs(got - wanted).mean() < 4, "the same picture, up to compression and 256 colours"
 
 
-def test_plain_files_go_to_mindspore_untouched(tmp_path):
-    for name in ("jpeg", "progressive", "grey jpeg", "upright by exif", "png", "jpeg with bytes after its end"):
-        content = CONVERTED[name][0]
-        assert is_plain_jpeg(content) or is_plain_png(content), name
-        (tmp_path / "x").write_bytes(content)
-        assert read_encoded(str(tmp_path / "x")).tobytes() == content
-    for name in ("cmyk jpeg", "turned by exif", "grey png", "16-bit png", "alpha png", "palette png", "webp"):
-        assert not (is_plain_jpeg(CONVERTED[name][0]) or is_plain_png(CONVERTED[name][0])), name
+@pytest.mark.parametrize("kind", ["jpeg", "progressive", "grey jpeg", "cmyk jpeg"])
+def test_jpegs_have_the_pixels_that_pillow_gives(tmp_path, kind):
+    """Both contain libjpeg-turbo; a deployment has Pillow alone."""
+    with Image.open(io.BytesIO(CONVERTED[kind][0])) as image:
+        assert np.array_equal(decoded(tmp_path, CONVERTED[kind][0]), np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_turned_as_pillow_turns_it(tmp_path, orientation):
+    with Image.open(io.BytesIO(rotated(orientation))) as image:
+        assert np.array_equal(decoded(tmp_path, rotated(orientation)), np.asarray(ImageOps.exif_transpose(image)))
 
 
 JPEG, PNG = CONVERTED["jpeg"][0], CONVERTED["png"][0]
@@ -98,24 +105,89 @@ REFUSED = {
     "empty": (b"", "empty file"),
     "text": (b"no image at all" * 20, "no image of a known kind"),
     "zeros": (bytes(5000), "no image of a known kind"),
-    "jpeg without end": (JPEG[:-200], "truncated JPEG"),
-    "jpeg without its last two bytes": (JPEG[:-2], "truncated JPEG"),
-    "jpeg header only": (JPEG[:100], "it has no pixels"),
+    "jpeg without end": (JPEG[:-200], "corrupt JPEG, "),
+    "jpeg without its last two bytes": (JPEG[:-2], "corrupt JPEG, "),
+    "jpeg header only": (JPEG[:100], "corrupt JPEG, "),
     "png without end": (PNG[: len(PNG) // 2], ""),
     "png with a wrong byte": (PNG[:100] + bytes([PNG[100] ^ 255]) + PNG[101:], ""),
-    "truncated after a thumbnail with an end": (THUMBNAIL[:-30], "truncated JPEG"),
+    "truncated after a thumbnail with an end": (THUMBNAIL[:-30], "corrupt JPEG, "),
     "floating point": (encode(GREY.astype(np.float32), "TIFF"), "floating-point"),
     "huge": (PNG[:16] + b"\x00\x01\x00\x00" * 2 + PNG[24:], ""),
 }
 
 
-def test_what_would_kill_mindspore_is_refused(tmp_path):
-    """A sound header, and pixels that libjpeg gives up on: MindSpore 2.8.0 dies of it."""
-    start = JPEG.index(b"\xff\xc4") + 5  # the counts of a Huffman table: more codes than there can be
-    (tmp_path / "x.jpg").write_bytes(JPEG[:start] + bytes([255] * 8) + JPEG[start + 8 :])
-    with pytest.raises(UnreadableImageError, match="corrupt JPEG"):
-        read_encoded(str(tmp_path / "x.jpg"))
-    assert read_encoded(str(tmp_path / "x.jpg"), known=True).size == len(JPEG), "looked at once"
+PHOTO = encode(load_sample_images().images[0][:300, :400], "JPEG", quality=90)
+SCAN = PHOTO.index(b"\xff\xda") + 14  # where its pixels begin
+STEPS = PHOTO.index(b"\xff\xdb") + 5  # and its first quantisation table
+FRAME = PHOTO.index(b"\xff\xc0") + 5  # and its height and width
+
+
+def damaged_photos():
+    """(kind, content): a sound header, and pixels that are not those of the picture."""
+    random = np.random.default_rng(RANDOM_SEED)
+    yield "no scan", PHOTO[:SCAN] + b"\xff\xd9"
+    for _ in range(5):
+        noise = random.bytes(len(PHOTO) - SCAN).replace(b"\xff", b"\xff\0")
+        yield "random scan", PHOTO[:SCAN] + noise + b"\xff\xd9"
+    yield "zero quantisation table", PHOTO[:STEPS] + bytes(64) + PHOTO[STEPS + 64 :]
+    yield "one zero step", PHOTO[: STEPS + 9] + bytes(1) + PHOTO[STEPS + 10 :]
+    for share in (0.1, 0.5, 0.9, 0.99):
+        yield "cut, with an end", PHOTO[: SCAN + int(share * (len(PHOTO) - SCAN))] + b"\xff\xd9"
+        at = SCAN + int(share * (len(PHOTO) - SCAN - 600))
+        yield "hole of zeros", PHOTO[:at] + bytes(512) + PHOTO[at + 512 :]
+        yield "part missing", PHOTO[:at] + PHOTO[at + 512 :]
+    for height, width in ((200, 400), (400, 400), (300, 300), (300, 500), (400, 350)):
+        size = height.to_bytes(2, "big") + width.to_bytes(2, "big")
+        yield f"{height} x {width}", PHOTO[:FRAME] + size + PHOTO[FRAME + 4 :]
+    codes = PHOTO.index(b"\xff\xc4") + 5  # the counts of a Huffman table: more codes than there can be
+    yield "impossible codes", PHOTO[:codes] + bytes([255] * 8) + PHOTO[codes + 8 :]
+
+
+def test_jpegs_that_decode_to_a_wrong_picture_are_refused(tmp_path, capfd):
+    read_image_of = functools.partial(decoded, tmp_path)
+    assert read_image_of(PHOTO).shape == (300, 400, 3)
+    passed = []
+    for kind, content in damaged_photos():
+        try:
+            read_image_of(content)
+            passed.append(kind)
+        except UnreadableImageError as error:
+            assert str(error).startswith("corrupt JPEG, "), kind
+    assert passed == []
+    assert capfd.readouterr() == ("", ""), "libjpeg says nothing by itself"
+
+
+def test_damaged_pngs_are_refused(tmp_path):
+    random = np.random.default_rng(RANDOM_SEED)
+    start, stop = PNG.index(b"IDAT") + 4, PNG.index(b"IEND") - 8
+    for at in random.integers(start, stop, 40):
+        with pytest.raises(UnreadableImageError):
+            decoded(tmp_path, PNG[:at] + bytes([PNG[at] ^ 1 << int(random.integers(8))]) + PNG[at + 1 :])
+
+
+def test_without_the_decoder_the_way_to_it_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "simplejpeg", None)
+    with pytest.raises(UserError, match="pip install simplejpeg"):
+        decoded(tmp_path, JPEG)
+    assert decoded(tmp_path, PNG).shape == PIXELS.shape
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("/dev/zero", path)])
+def test_what_is_no_regular_file_is_no_image(folder, tmp_path, make):
+    make(tmp_path / "x.jpg")
+    with pytest.raises(UnreadableImageError, match="no regular file"):
+        read_image(tmp_path / "x.jpg")
+    with pytest.raises(UserError, match="x.jpg is no regular file"):
+        find_images([tmp_path / "x.jpg"])
+    make(folder / "train" / "cat" / "x.jpg")
+    os.symlink(folder / "train" / "cat" / "0.png", folder / "train" / "cat" / "link.png")
+    files = ImageFiles(str(folder), "train")
+    assert [os.path.basename(files.name(i)) for i in range(8)] == [
+        *("0.png", "1.JPEG", "2.jpg", "3.png", "4.JPEG", "5.jpg", "link.png", "0.png")
+    ]
+    assert len(find_images([folder / "train"])) == len(files) == 13
+    with pytest.raises(infer_lite.InputError, match="is no regular file"):
+        infer_lite.read_image(str(tmp_path / "x.jpg"))
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -123,7 +195,7 @@ def test_what_is_no_image_is_refused(tmp_path, name):
     content, words = REFUSED[name]
     (tmp_path / "x.jpg").write_bytes(content)
     with pytest.raises(UnreadableImageError) as raised:
-        read_encoded(str(tmp_path / "x.jpg"))
+        read_image(tmp_path / "x.jpg")
     assert words in str(raised.value)
     assert "\n" not in str(raised.value)
 
@@ -131,11 +203,11 @@ def test_what_is_no_image_is_refused(tmp_path, name):
 def test_missing_file_is_refused(tmp_path):
     for path in (tmp_path / "none.jpg", tmp_path):
         with pytest.raises(UnreadableImageError):
-            read_encoded(str(path))
+            read_image(path)
 
 
 def config_of(folder, **changes):
-    return DataConfig(
+    return data_config(
         **{"name": "imagefolder", "path": str(folder), "batch_size": 4, "image_size": 16, "workers": 2, **changes}
     )
 
@@ -154,8 +226,8 @@ def test_evaluation_does_not_count_what_it_cannot_read(folder, capsys, kind):
     broken.write_bytes(BAD[kind])
     loader = create_loader(config_of(folder), "val")
     batches = list(loader.epoch(0))
-    assert [list(labels) for _, labels in batches] == [[0, 0, 0, 1], [PADDING, 1, PADDING, PADDING]]
-    assert {images.shape for images, _ in batches} == {(4, 3, 16, 16)}
+    assert [list(labels) for _, (labels,), _ in batches] == [[0, 0, 0, 1], [PADDING, 1, PADDING, PADDING]]
+    assert {images.shape for images, *_ in batches} == {(4, 3, 16, 16)}
     told = capsys.readouterr().out
     assert "1 image could not be read, not counted: " in told
     assert str(broken) in told
@@ -168,10 +240,10 @@ def test_evaluation_does_not_count_what_it_cannot_read(folder, capsys, kind):
 def test_training_takes_a_neighbour_instead(folder, capsys, kind):
     for name in ("cat/5.jpg", "dog/0.png"):
         (folder / "train" / name).write_bytes(BAD[kind])
-    loader = create_loader(config_of(folder, augment=False), "train")
+    loader = create_loader(config_of(folder, enabled=False), "train")
     order = loader.indices(0).ravel()
     batches = list(loader.epoch(0))
-    labels, pictures = (np.concatenate(parts) for parts in zip(*[(b[1], b[0]) for b in batches]))
+    labels, pictures = (np.concatenate(parts) for parts in zip(*[(b.targets[0], b.images) for b in batches]))
     stands_in = np.where((order == 5) | (order == 6), 7, order)  # the first that can be read after both
     assert list(labels) == list(loader.files.labels[stands_in])
     assert np.array_equal(pictures[list(order).index(5)], pictures[list(order).index(7)])
@@ -194,20 +266,6 @@ def test_a_folder_without_any_image_is_named(folder):
         file.write_bytes(b"")
     with pytest.raises(UserError, match="12 training images in a row cannot be read, such as .*check data.path"):
         list(create_loader(config_of(folder), "train").epoch(0))
-
-
-def test_file_that_only_mindspore_refuses_is_found(folder, monkeypatch, capsys):
-    """Whatever the checks let through: the epoch goes on, and its other images stay in their places."""
-    (folder / "train" / "dog" / "3.png").write_bytes(b"no image at all" * 20)
-    clean = create_loader(config_of(folder, workers=1), "train")
-    wanted = list(clean.epoch(0))
-    monkeypatch.setattr("acmix_ms.data.imagefolder.read_encoded", lambda path, **_: np.fromfile(path, np.uint8))
-    loader = create_loader(config_of(folder, workers=1), "train")
-    got = list(loader.epoch(0))
-    assert "MindSpore cannot decode it" in capsys.readouterr().out
-    for (images_, labels), (images2, labels2) in zip(wanted, got):
-        assert np.array_equal(images_, images2)
-        assert np.array_equal(labels, labels2)
 
 
 def mutated(content, random):
@@ -233,8 +291,7 @@ def mutated(content, random):
     return bytes(data)
 
 
-def test_hundreds_of_mutated_files_stop_nothing(tmp_path, capfd, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # MindSpore leaves the image it could not decode in the working directory
+def test_hundreds_of_mutated_files_stop_nothing(tmp_path, capfd):
     random, sources = np.random.default_rng(RANDOM_SEED), [content for content, _ in CONVERTED.values()]
     for split, count in (("train", 240), ("val", 240)):
         for label in ("a", "b"):
@@ -247,9 +304,9 @@ def test_hundreds_of_mutated_files_stop_nothing(tmp_path, capfd, monkeypatch):
         loader = create_loader(config_of(tmp_path, batch_size=16), split)
         batches = list(loader.epoch(0))
         assert len(batches) == len(loader) == 15
-        assert {images.shape for images, _ in batches} == {(16, 3, 16, 16)}
-        assert all(np.isfinite(images).all() for images, _ in batches)
-        labels = np.concatenate([labels for _, labels in batches])
+        assert {images.shape for images, *_ in batches} == {(16, 3, 16, 16)}
+        assert all(np.isfinite(images).all() for images, *_ in batches)
+        labels = np.concatenate([labels for _, (labels,), _ in batches])
         unreadable = len(loader.unreadable)
         assert 40 < unreadable < 200, "some mutations are harmless, whole files are read"
         assert (labels == PADDING).sum() == (0 if split == "train" else unreadable)
@@ -262,7 +319,7 @@ def test_unreadable_files_are_not_read_again(folder, monkeypatch):
     list(loader.epoch(0))
     read = []
     monkeypatch.setattr(
-        "acmix_ms.data.imagefolder.read_encoded", lambda path, **_: read.append(path) or images.read_encoded(path)
+        "acmix_ms.data.imagefolder.read_bytes", lambda path: read.append(path) or images.read_bytes(path)
     )
     list(loader.epoch(1))
     assert read
@@ -272,5 +329,5 @@ def test_unreadable_files_are_not_read_again(folder, monkeypatch):
 def test_vanished_files_are_unreadable_too(folder):
     loader = create_loader(config_of(folder), "val")
     shutil.rmtree(folder / "val" / "dog")
-    labels = np.concatenate([labels for _, labels in loader.epoch(0)])
+    labels = np.concatenate([labels for _, (labels,), _ in loader.epoch(0)])
     assert sorted(labels) == [PADDING] * 5 + [0] * 3

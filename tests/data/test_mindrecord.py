@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from acmix_ms.config import DataConfig
 from acmix_ms.data import create_loader, records
+from acmix_ms.data.imagefolder import ImageFiles
 from acmix_ms.data.images import UnreadableImageError
 from acmix_ms.data.loader import PADDING
 from acmix_ms.data.records import DESCRIPTION, INDEX, PARTIAL, UNFINISHED, Records, encoded_record
 from acmix_ms.errors import UserError
 from scripts import prepare_mindrecord
+from tests.helpers.data import data_config
 from tests.helpers.tiny import make_images
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,13 +54,13 @@ def prepare(images, output, *args):
 
 def loader_of(kind, path, split="train", *, rank=0, size=1, seed=0, **changes):
     options = {"batch_size": 4, "image_size": 32, "workers": 1, **changes}
-    return create_loader(DataConfig(name=kind, path=str(path), **options), split, rank=rank, size=size, seed=seed)
+    return create_loader(data_config(name=kind, path=str(path), **options), split, rank=rank, size=size, seed=seed)
 
 
 def same(one, two):
     one, two = list(one), list(two)
     assert len(one) == len(two) > 0
-    for (images, labels), (images2, labels2) in zip(one, two):
+    for (images, (labels,), _), (images2, (labels2,), _) in zip(one, two):
         assert np.array_equal(images, images2)
         assert np.array_equal(labels, labels2)
 
@@ -119,7 +120,6 @@ def test_other_programs_can_read_the_files(prepared):
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_batches_are_those_of_the_folder(images, prepared, split):
-    """One worker: then the augmentation repeats exactly."""
     for epoch, seed in ((0, 0), (3, 7)):
         folder, found = (
             loader_of(*which, split, seed=seed) for which in (("imagefolder", images), ("mindrecord", prepared))
@@ -141,37 +141,42 @@ def test_ranks_get_what_they_get_of_the_folder(images, prepared, split, size):
         options = {"rank": rank, "size": size, "batch_size": 2}
         found = list(loader_of("mindrecord", prepared, split, **options).epoch(2))
         same(found, loader_of("imagefolder", images, split, **options).epoch(2))
-        seen += [label for _, labels in found for label in labels]
+        seen += [label for _, (labels,), _ in found for label in labels]
     if split == "val":
         assert sorted(label for label in seen if label != PADDING) == [0] * 4 + [1] * 5
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_an_epoch_can_be_entered_in_its_middle(prepared, monkeypatch, split):
-    monkeypatch.setattr("acmix_ms.data.encoded.CHUNK_IMAGES", 4)  # of two batches
+def test_an_epoch_can_be_entered_in_its_middle(prepared, split):
     whole = list(loader_of("mindrecord", prepared, split, batch_size=2, seed=4).epoch(1))
     for start in range(len(whole)):
         same(loader_of("mindrecord", prepared, split, batch_size=2, seed=4).epoch(1, start), whole[start:])
 
 
 def test_many_threads_read_what_one_reads(prepared):
-    options = {"augment": False, "batch_size": 5}
+    options = {"enabled": False, "batch_size": 5}
     same(
         loader_of("mindrecord", prepared, workers=4, **options).epoch(0),
         loader_of("mindrecord", prepared, workers=1, **options).epoch(0),
     )
 
 
-def test_converted_images_are_kept_without_loss(images):
-    path = images / "train" / "dog" / "16-bit.png"
-    data = encoded_record(str(path))
-    assert data.startswith(b"\x89PNG")
-    with Image.open(path) as image:
-        wanted = (np.asarray(image) / 257).round().astype(np.uint8)
-    (images.parent / "packed.png").write_bytes(data)
-    with Image.open(images.parent / "packed.png") as packed:
-        assert packed.mode == "RGB"
-        assert np.array_equal(np.asarray(packed), wanted[..., None].repeat(3, 2))
+def test_records_hold_the_files_as_they_are(images, prepared):
+    files = ImageFiles(str(images), "train")
+    found = Records(prepared, records.describe(str(prepared)).train.files)
+    assert len(found) == len(files)
+    for i in range(len(files)):
+        assert found[i] == (Path(files.path(i)).read_bytes(), files.labels[i])
+
+
+def test_records_of_several_pages_are_found(tmp_path):
+    """MindRecord fills pages of a fixed size; an image starts a new one where it does not fit."""
+    random = np.random.default_rng(0)
+    samples = [(random.bytes(3_000_000 + i), i) for i in range(60)]
+    file = records.write_records(tmp_path, "some.mindrecord0", samples)
+    found = Records(tmp_path, [file])
+    assert file.size > 2 * records.PAGE_BYTES
+    assert [found[i] for i in range(60)] == samples
 
 
 def test_an_image_too_large_for_a_record_is_skipped(images, monkeypatch):
@@ -192,7 +197,7 @@ def test_unreadable_images_are_left_out_and_named(tmp_path, capsys):
     described = json.loads((folder / DESCRIPTION).read_text())
     assert described["train"]["skipped"] == {"cat/1.JPEG": "empty file"}
     assert described["val"]["skipped"] == {"dog/2.jpg": "no image of a known kind"}
-    labels = np.concatenate([labels for _, labels in loader_of("mindrecord", folder, "val").epoch(0)])
+    labels = np.concatenate([labels for _, (labels,), _ in loader_of("mindrecord", folder, "val").epoch(0)])
     assert list(labels) == [0, 0, 0, 1, 1, PADDING, PADDING, PADDING]
     assert capsys.readouterr().out == "", "nothing is unreadable any more"
 
@@ -203,8 +208,8 @@ def test_a_file_without_any_image_is_no_harm(tmp_path):
         (images / "train" / "cat" / name).write_bytes(b"")
     folder = prepare(images, tmp_path / "records", "--shards", 4)
     assert [file["images"] for file in json.loads((folder / DESCRIPTION).read_text())["train"]["files"]] == [3, 0, 3, 3]
-    batch = next(loader_of("mindrecord", folder, batch_size=9, augment=False).epoch(0))
-    assert sorted(batch[1]) == [0] * 3 + [1] * 6
+    batch = next(loader_of("mindrecord", folder, batch_size=9, enabled=False).epoch(0))
+    assert sorted(batch.targets[0]) == [0] * 3 + [1] * 6
 
 
 def test_failing_is_a_choice(tmp_path):
@@ -351,7 +356,7 @@ def error(folder, split="train"):
 
 def test_missing_and_truncated_files_are_named_at_once(copied):
     with pytest.raises(UserError, match="data.path is not set"):
-        create_loader(DataConfig(name="mindrecord"), "val")
+        create_loader(data_config(name="mindrecord"), "val")
     assert "no such folder" in error(copied / "nowhere")
     path = copied / "train.mindrecord1"
     content = path.read_bytes()
@@ -370,8 +375,20 @@ def test_wrong_descriptions_are_named(copied):
     described = json.loads(path.read_text())
     path.write_text(json.dumps({**described, "format_version": 9}))
     assert "has format version 9, this program reads 1: prepare the images anew" in error(copied)
-    for text in ("", "[]", "{}", path.read_text()[:-20], json.dumps({**described, "train": None}),
-                 json.dumps({**described, "more": 1})):  # fmt: skip
+    split = described["train"]
+    file, *_ = split["files"]
+    wrong = [
+        *({"format_version": version} for version in (None, "1", True, [1], 1.0)),
+        *({"train": value} for value in (None, [], 3, {**split, "files": 3}, {**split, "files": [3]})),
+        *({"train": {**split, "planned": value}} for value in (True, "1", -1, None)),
+        *({"train": {**split, "skipped": value}} for value in ([], 3, {"a": 3})),
+        *({"train": {**split, "files": [{**file, "size": value}]}} for value in ("3", -3, True, 1e9)),
+        *({"train": {**split, "files": [{**file, "name": value}]}} for value in ("../a", "/a", "", 3)),
+        *({"class_names": value} for value in ("abc", [1], {"a": 1}, None)),
+        *({"source": []}, {"more": 1}),
+    ]
+    texts = [json.dumps({**described, **values}) for values in wrong]
+    for text in ("", "[]", "{}", json.dumps(described)[:-20], "[" * 100_000, '{"train":' * 100_000, *texts):
         path.write_text(text)
         assert f"{path} is damaged" in error(copied), text
     path.unlink()
@@ -384,21 +401,23 @@ def test_damage_that_lengths_do_not_show_is_told_when_it_is_read(copied):
     index = copied / "val.mindrecord1.db"
     index.write_bytes(bytes(index.stat().st_size))
     told = error(copied, "val")
-    assert f"{copied / 'val.mindrecord1'}, record " in told
-    assert "copy the file again" in told
+    assert f"{copied / 'val.mindrecord1'} or its index .db is damaged: copy the file again" in told
+    path = copied / "train.mindrecord2"
+    path.write_bytes(path.read_bytes()[: 2**24] + bytes(path.stat().st_size - 2**24))
+    assert f"{path}, record " in (told := error(copied))
+    assert "is not where the index says: copy the file again" in told
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_a_record_that_is_no_image_is_replaced_or_not_counted(copied, split, capsys, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)  # MindSpore leaves the image it could not decode in the working directory
+def test_a_record_that_is_no_image_is_replaced_or_not_counted(copied, split, capsys):
     described = records.describe(str(copied)).splits[split]
-    image = Records(copied, described.files)[4][0].tobytes()
+    image = Records(copied, described.files)[4][0]
     path = copied / f"{split}.mindrecord{4 // described.files[0].images}"
     content = path.read_bytes()
     assert content.count(image) == 1
     path.write_bytes(content.replace(image, bytes(len(image))))
-    loader = loader_of("mindrecord", copied, split, augment=False)
-    labels = np.concatenate([labels for _, labels in loader.epoch(0)])
+    loader = loader_of("mindrecord", copied, split, enabled=False)
+    labels = np.concatenate([labels for _, (labels,), _ in loader.epoch(0)])
     assert list(loader.unreadable) == [f"{path}, record {4 % described.files[0].images}"]
     assert "1 image could not be read" in capsys.readouterr().out
     if split == "val":

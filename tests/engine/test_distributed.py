@@ -99,6 +99,8 @@ def test_statistics_sums_and_overflows_are_agreed_on(results):
             np.testing.assert_allclose(variance, 1 + (size - 1) / 2, rtol=1e-6)
             assert [row[0] for row in seen["gathered"]] == [2.0**40 + rank for rank in range(size)]
             assert [row[1] for row in seen["gathered"]] == pytest.approx([-0.1] * size, abs=1e-12)
+            assert seen["bytes"] == ["x" * (5 * rank) for rank in range(size)], "of any lengths, none too"
+            assert seen["arrays"] == [[i / 3 for i in range(rank)] for rank in range(size)], "to the last bit"
             loss, finite = seen["poisoned"]
             assert not finite
             assert not np.isfinite(loss)
@@ -109,20 +111,23 @@ def test_alone_nothing_is_exchanged():
     parallel.broadcast([parameter])
     assert parameter.asnumpy().tolist() == [1.0, 2.0]
     assert parallel.gather([3.0, 4.0]).tolist() == [[3.0, 4.0]]
-    loss, gradients = parallel.build_mean([parameter])("loss", ("gradient",))
-    assert (loss, gradients) == ("loss", ("gradient",))
+    given = ("loss", {"term": "of it"}, ("gradient",))
+    assert parallel.build_mean([parameter])(*given) == given
+    assert parallel.gather_bytes(b"abc") == [b"abc"]
 
 
 def test_sums_of_parts_are_the_whole():
     random = np.random.default_rng(0)
-    logits, labels = random.standard_normal((20, 7)), random.integers(0, 7, 20)
-    whole, parts, together = Accuracy(), [Accuracy(), Accuracy()], Accuracy()
-    whole.update(logits, labels)
-    parts[0].update(logits[:13], labels[:13])
-    parts[1].update(logits[13:], labels[13:])
-    together.set_sums(np.sum([part.sums() for part in parts], axis=0))
-    assert together.result() == pytest.approx(whole.result())
-    assert isinstance(together.result()["count"], int)
+    logits, labels, ids = random.standard_normal((20, 7)), random.integers(0, 7, 20), np.arange(20)
+    whole, *parts, together = (Accuracy("abcdefg") for _ in range(4))
+    whole.update(logits, (labels,), ids)
+    for part, rows in zip(parts, (slice(13), slice(13, None))):
+        part.update(logits[rows], (labels[rows],), ids[rows])
+    together.merge([part.state() for part in parts])
+    given, expected = together.result(), whole.result()
+    assert given.pop("loss") == pytest.approx(expected.pop("loss"))
+    assert given == expected
+    assert isinstance(given["count"], int)
 
 
 def test_synchronised_norms_are_refused_on_cpu():

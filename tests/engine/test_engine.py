@@ -20,7 +20,8 @@ from acmix_ms.config import OptimConfig
 from acmix_ms.data import create_loader
 from acmix_ms.engine import checkpoint, logger, precision
 from acmix_ms.engine.evaluation import evaluate
-from acmix_ms.engine.metrics import Accuracy, label_rank
+from acmix_ms.engine.metrics import Accuracy
+from acmix_ms.engine.metrics.classification import label_rank
 from acmix_ms.engine.optim import build_optimizer, learning_rate, parameter_groups, set_learning_rate
 from acmix_ms.engine.trainer import Trainer
 from acmix_ms.errors import UserError
@@ -102,8 +103,8 @@ def test_two_steps_match_the_formula(name, mode):
 
 def test_accuracy_ignores_padding_and_counts_top5():
     logits = np.tile(np.arange(10.0), (4, 1))  # class 9 leads, 5 to 9 are the top five
-    accuracy = Accuracy()
-    accuracy.update(logits, np.array([9, 5, 4, -1]))
+    accuracy = Accuracy("0123456789")
+    accuracy.update(logits, (np.array([9, 5, 4, -1]),), np.arange(4))
     result = accuracy.result()
     assert (result["count"], result["top1"], result["top5"]) == (3, pytest.approx(100 / 3), pytest.approx(200 / 3))
     log_probabilities = logits[0] - np.log(np.exp(logits[0]).sum())
@@ -120,7 +121,8 @@ def make_trainer(folder, net=None, mode="graph", **changes):
     values = {
         "run_dir": str(folder),
         "data": {"batch_size": 128},
-        "optim": {"lr": 0.05, "epochs": 2, "label_smoothing": 0.1, "clip_norm": 5.0},
+        "optim": {"lr": 0.05, "epochs": 2, "clip_norm": 5.0},
+        "loss": {"label_smoothing": 0.1},
         "train": {"log_every": 5},
     }
     for key, value in changes.items():
@@ -138,12 +140,12 @@ def test_training_learns_logs_and_saves(tmp_path, mode, capsys):
     moving = trainer.net.body[1].moving_mean.asnumpy().copy()
     result = trainer.fit()
     rows = list(csv.DictReader(open(tmp_path / "log.csv")))
-    columns = ["epoch", "step", "train_loss", "lr", "img_per_s", "val_loss", "val_top1", "val_top5"]
+    columns = ["epoch", "step", "train_loss", "lr", "img_per_s", "val_top1", "val_top5", "val_loss"]
     assert list(rows[0]) == columns
     assert [(row["epoch"], row["step"]) for row in rows] == [("1", "11"), ("2", "22")]
     assert float(rows[1]["train_loss"]) < float(rows[0]["train_loss"]) < 2.4
     best = max(float(row["val_top1"]) for row in rows)
-    assert result["best_top1"] == pytest.approx(best, abs=1e-3)
+    assert result["best"] == ("top1", pytest.approx(best, abs=1e-3), True)
     assert best > 30
     assert not np.array_equal(moving, trainer.net.body[1].moving_mean.asnumpy()), "batch norm saw no training"
     assert sorted(p.name for p in tmp_path.iterdir()) == [
@@ -169,7 +171,7 @@ def test_training_learns_logs_and_saves(tmp_path, mode, capsys):
     assert float(rates[1]["alpha"]) == pytest.approx(float(trainer.net.rate1.asnumpy()[0]), abs=1e-5)
     assert rates[0]["alpha"] != rates[1]["alpha"]
     scores = json.loads((tmp_path / "best.json").read_text())
-    assert scores["top1"] == pytest.approx(result["best_top1"])
+    assert scores["top1"] == pytest.approx(result["best"].value)
     assert sum(found["images"] for found in scores["classes"]) == 355
     assert json.loads((tmp_path / "environment.json").read_text())["MindSpore"] == ms.__version__
 
@@ -178,7 +180,7 @@ def test_training_learns_logs_and_saves(tmp_path, mode, capsys):
     checkpoint.load_weights(net, tmp_path / "best.ckpt")
     scores = evaluate(net, trainer.val_loader)
     assert scores["count"] == 355
-    assert scores["top1"] == pytest.approx(result["best_top1"], abs=0.3)
+    assert scores["top1"] == pytest.approx(result["best"].value, abs=0.3)
 
 
 @pytest.mark.parametrize("precision", ["mixed", "fp16"])
@@ -197,14 +199,14 @@ def test_sixteen_bits_train_under_plain_names(tmp_path, precision, capsys):
 
 def test_overflow_skips_the_step_and_lowers_the_scale(tmp_path):
     trainer = make_trainer(tmp_path, train__precision="mixed")
-    images, labels = next(trainer.train_loader.epoch(0))
+    images, (labels,), _ = next(trainer.train_loader.epoch(0))
     trainer.model.set_train(True)
     before, scale = trainer.net.fc.weight.asnumpy().copy(), float(trainer.scaler.scale_value.asnumpy())
-    _, finite = trainer.train_step(ms.Tensor(images * 1e30), ms.Tensor(labels))
+    _, _, finite = trainer.train_step(ms.Tensor(images * 1e30), ms.Tensor(labels))
     assert not bool(finite.asnumpy())
     assert np.array_equal(before, trainer.net.fc.weight.asnumpy())
     assert float(trainer.scaler.scale_value.asnumpy()) == scale / 2
-    _, finite = trainer.train_step(ms.Tensor(images), ms.Tensor(labels))
+    _, _, finite = trainer.train_step(ms.Tensor(images), ms.Tensor(labels))
     assert bool(finite.asnumpy())
     assert not np.array_equal(before, trainer.net.fc.weight.asnumpy())
 
@@ -230,7 +232,7 @@ def test_recomputing_the_operators_changes_no_step(tmp_path):
         net = create_model("acmix_resnet_digits", num_classes=10)
         trainer = make_trainer(tmp_path / str(recompute), net, train__recompute=recompute)
         trainer.model.set_train(True)
-        images, labels = next(iter(trainer.train_loader.epoch(0)))
+        images, (labels,), _ = next(trainer.train_loader.epoch(0))
         step = [trainer.train_step(ms.Tensor(images[:8]), ms.Tensor(labels[:8])) for _ in range(2)]
         losses.append([float(out[0].asnumpy()) for out in step])
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
@@ -249,13 +251,13 @@ def test_lost_training_stops_with_step_and_rate_and_keeps_the_checkpoint(tmp_pat
     real = trainer.train_loader.epoch
 
     def poisoned(epoch, start):
-        for i, (images, labels) in enumerate(real(epoch, start)):
+        for i, (images, targets, ids) in enumerate(real(epoch, start)):
             if (epoch, i) == (1, 3):
                 if broken == "weight":
                     runtime.assign(trainer.net.fc.bias, np.full(10, np.nan, np.float32))
                 else:
                     images = images * np.float32(1e38)  # ReLU on CPU turns nan into 0: the loss stays finite
-            yield images, labels
+            yield images, targets, ids
 
     trainer.train_loader.epoch = poisoned
     with pytest.raises(UserError, match=rf"{words} at step 15 \(epoch 2, lr 0\.0146\)"):
@@ -334,7 +336,7 @@ def test_rates_are_recorded_under_the_names_of_the_layers_in_any_precision(tmp_p
 
 
 def test_rows_that_a_full_disk_refused_are_written_with_the_next(tmp_path, monkeypatch, capsys):
-    table = logger.Table(tmp_path / "table.csv", ("epoch", "value"), 0)
+    table = logger.Table(tmp_path / "table.csv", 0)
 
     def full(path, text):
         raise UserError(f"{path} cannot be written: No space left on device")
@@ -346,5 +348,5 @@ def test_rows_that_a_full_disk_refused_are_written_with_the_next(tmp_path, monke
     assert not (tmp_path / "table.csv").exists()
     table.add([{"epoch": "2", "value": "b"}])
     assert [row["value"] for row in logger.read_table(tmp_path / "table.csv")] == ["a", "b"]
-    logger.Table(tmp_path / "table.csv", ("epoch", "value"), 0)
+    logger.Table(tmp_path / "table.csv", 0)
     assert not (tmp_path / "table.csv").exists(), "a fresh start leaves no row of another run"

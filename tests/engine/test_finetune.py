@@ -217,10 +217,10 @@ def test_every_family_names_its_stages(name):
 def two_steps(trainer, count=8):
     """All values before and after two training steps, with an evaluation in between."""
     before = values(trainer.net)
-    images, labels = next(iter(trainer.train_loader.epoch(0)))
+    images, (labels,), _ = next(trainer.train_loader.epoch(0))
     for _ in range(2):
         trainer.model.set_train(True)
-        _, finite = trainer.train_step(Tensor(images[:count]), Tensor(labels[:count]))
+        _, _, finite = trainer.train_step(Tensor(images[:count]), Tensor(labels[:count]))
         assert bool(finite.asnumpy())
         trainer.model.set_train(False)
         trainer.predict(Tensor(images[:count]))
@@ -365,7 +365,7 @@ def test_a_trained_step_is_shorter_by_the_factor(tmp_path, name):
         trainer = make_trainer(tmp_path / str(layer_decay), TinyNet(), data__batch_size=16, **options)
         before = values(trainer.net)
         trainer.model.set_train(True)
-        images, labels = next(iter(trainer.train_loader.epoch(0)))
+        images, (labels,), _ = next(trainer.train_loader.epoch(0))
         trainer.train_step(Tensor(images), Tensor(labels))
         steps.append({key: value - before[key] for key, value in values(trainer.net).items()})
     for key, factor in {"body.0.weight": 0.25, "body.4.beta": 0.5, "fc.weight": 1.0}.items():

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from acmix_ms.engine import report, run_dir
+from acmix_ms.engine.metrics import Accuracy
 from acmix_ms.errors import UserError
 from acmix_ms.files import write_text
 from scripts import report as report_script
@@ -63,7 +64,10 @@ def run(tmp_path):
     (folder / run_dir.RATES).write_text("\n".join(["epoch,layer,alpha,beta", *rates]) + "\n")
     (folder / run_dir.CONFIG).write_text(f"model:\n  name: {EVIL}\n")
     (folder / run_dir.ENVIRONMENT).write_text(json.dumps({"MindSpore": "2.8.0", "device": "CPU, 1 process(es)"}))
-    best = {"epoch": 12, "top1": 62.0, "classes": [*scores_of(12), {"name": "unseen", "images": 0, "top1": None}]}
+    classes = [*scores_of(12), {"name": "unseen", "images": 0, "top1": None}]
+    tables = Accuracy.tables({"top1": 62, "top5": 90, "classes": classes})
+    best = {"epoch": 12, "told": "top-1 62.00 %", "tables": tables}
+    best["curves"] = {"labels": {"val_top1": "top-1 (%)"}, "higher_is_better": True}
     (folder / run_dir.BEST_SCORES).write_text(json.dumps(best))
     (folder / run_dir.BEST).write_bytes(b"x" * 1_500_000)
     return folder
@@ -109,8 +113,8 @@ def test_a_run_of_an_earlier_version_has_a_shorter_page(run):
 
 
 def test_names_that_are_no_text_do_not_stop_the_page(run):
-    scores = {"epoch": 1, "top1": 1.0, "classes": [{**scores_of(1)[0], "name": "caf\udce9"}]}  # not UTF-8, of a folder
-    write_text(run / run_dir.BEST_SCORES, json.dumps(scores))
+    classes = [{**scores_of(1)[0], "name": "caf\udce9"}]  # not UTF-8, of a folder
+    write_text(run / run_dir.BEST_SCORES, json.dumps({"tables": Accuracy.tables({"top1": 1, "classes": classes})}))
     assert "caf? | 100" in Page(report.write(run).read_text(encoding="utf-8")).text()
 
 

@@ -69,7 +69,7 @@ class Run:
 def digest(folder: Path) -> str:
     """Of everything that decides how training goes on, and of the log without the speed."""
     saved = checkpoint.read(folder / run_dir.LAST)
-    facts = [saved.meta[name] for name in ("epoch", "step", "in_epoch", "best_top1", "top1")]
+    facts = [saved.meta[name] for name in ("epoch", "step", "in_epoch", "best")]
     found = hashlib.sha256(repr(facts).encode())
     for part in (saved.weights, saved.state):
         for name in sorted(part):
@@ -156,7 +156,7 @@ def test_a_full_disk_that_becomes_free_again_costs_nothing(tmp_path, monkeypatch
     trainer.fit()
     assert "No space left on device" in capsys.readouterr().out
     assert checkpoint.read(tmp_path / run_dir.LAST).meta["epoch"] == 2
-    assert checkpoint.read(tmp_path / run_dir.BEST).meta["top1"] == trainer.best_top1
+    assert checkpoint.read(tmp_path / run_dir.BEST).meta["best"] == trainer.best._asdict()
 
 
 def test_a_damaged_newest_state_is_reported_and_the_one_before_is_taken(tmp_path, capsys):
@@ -219,5 +219,5 @@ def test_a_state_within_an_epoch_goes_on_with_the_next_batch(tmp_path):
         trainer.fit()
     resumed = make_trainer(tmp_path, train__resume=True, optim__epochs=1)
     assert resumed.done.steps == 4
-    images, _ = next(resumed.train_loader.epoch(0, resumed.done.steps))
+    images = next(resumed.train_loader.epoch(0, resumed.done.steps)).images
     assert images.sum() == pytest.approx(seen[4], rel=1e-6)

@@ -25,7 +25,8 @@ def main(folder: Path, global_batch: int) -> None:
             "seed": 3,
             "model": {"name": "acmix_deit_tiny", "kwargs": SMALL},
             "data": {"batch_size": global_batch // size, "image_size": 32},
-            "optim": {"name": "adamw", "lr": 0.003, "epochs": 1, "label_smoothing": 0.1, "clip_norm": 5.0},
+            "optim": {"name": "adamw", "lr": 0.003, "epochs": 1, "clip_norm": 5.0},
+            "loss": {"label_smoothing": 0.1},
             "train": {"log_every": 10},
             "runtime": {"threads": 1},
         }
@@ -49,9 +50,9 @@ def main(folder: Path, global_batch: int) -> None:
     step, losses = trainer.train_step, []
 
     def recorded(images, labels):
-        loss, finite = step(images, labels)
+        loss, terms, finite = step(images, labels)
         losses.append(float(loss.asnumpy()))
-        return loss, finite
+        return loss, terms, finite
 
     trainer.train_step = recorded
     trainer.fit()
@@ -68,9 +69,9 @@ def main(folder: Path, global_batch: int) -> None:
     parallel.average(parallel.statistics(statistics))
 
     saved = digest(net)
-    images, labels = next(trainer.train_loader.epoch(0))
+    images, (labels,), _ = next(trainer.train_loader.epoch(0))
     poison = np.float32(np.inf if rank == size - 1 else 1)  # the last rank alone sees what is not finite
-    loss, finite = step(ms.Tensor(images * poison), ms.Tensor(labels))
+    loss, _, finite = step(ms.Tensor(images * poison), ms.Tensor(labels))
     result = {
         "drawn": drawn,
         "taken_over": taken_over,
@@ -78,6 +79,8 @@ def main(folder: Path, global_batch: int) -> None:
         "losses": losses,
         "scores": scores,
         "statistics": [mean.asnumpy().tolist(), variance.asnumpy().tolist()],
+        "bytes": [data.decode() for data in parallel.gather_bytes(b"x" * (5 * rank))],
+        "arrays": [found["a"].tolist() for found in parallel.gather_arrays({"a": np.arange(rank) / 3})],
         "gathered": parallel.gather([2.0**40 + rank, -0.1]).tolist(),
         "poisoned": [float(loss.asnumpy()), bool(finite.asnumpy())],
     }

@@ -63,7 +63,7 @@ def train(run_dir: Path, optimizer: str, precision: str, *, resume: bool = False
     except Killed:
         print("killed")
     saved = checkpoint.read(run_dir / "last.ckpt")
-    digest = hashlib.sha256(repr((saved.meta["epoch"], saved.meta["step"], saved.meta["best_top1"])).encode())
+    digest = hashlib.sha256(repr((saved.meta["epoch"], saved.meta["step"], saved.meta["best"])).encode())
     for part in (saved.weights, saved.state):
         for name in sorted(part):
             digest.update(name.encode() + part[name].tobytes())

@@ -8,11 +8,12 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from PIL import Image
 
+from acmix_ms.backbone import Backbone
+from benchmarks import clone
 from models import registry
-from scripts.benchmark import OFFICIAL_FILES
 
 
-class TinyNet(nn.Cell):
+class TinyNet(Backbone):
     """Two convolutions, batch norms and a rate like ACmix's: every kind of parameter that is treated differently."""
 
     def __init__(self, num_classes: int = 10, width: int = 16):
@@ -73,7 +74,7 @@ def make_images(root: Path, *, classes=("cat", "dog"), train: int = 6, val: int 
 
 def official_clone(folder: Path, text: str = "") -> Path:
     """Files where a clone of the authors' repository has its nets, each with this text."""
-    for file in OFFICIAL_FILES:
+    for file in clone.FILES:
         path = folder / file
         path.parent.mkdir(parents=True)
         path.write_text(text)

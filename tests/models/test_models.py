@@ -74,6 +74,25 @@ def every_block(name: str) -> dict:
     return {"drop_path_rate": 0.0} if any(family in name for family in ("swin", "pvt", "deit")) else {}
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "told"),
+    [
+        ("acmix_resnet50", {"in_chans": 1}, "in_chans=1; it takes attn_kernel_size, .*features_only, in_channels"),
+        ("swin_tiny", {"mix": "sum"}, "mix='sum'; it takes depths, dim"),
+        ("acmix_resnet26", {"depths": (1, 1, 1, 1)}, r"depths=\(1, 1, 1, 1\); it takes"),
+        ("acmix_swin_tiny", {"depths": 3}, "depths=3: give 4 integers of at least 1"),
+        ("acmix_swin_tiny", {"window_size": "7"}, "window_size='7': give an integer of at least 1"),
+        ("acmix_pvt_tiny", {"drop_path_rate": float("nan")}, "drop_path_rate=nan: give a rate from 0 to below 1"),
+        ("san10", {"features_only": "yes"}, "features_only='yes': give true or false"),
+        ("acmix_deit_tiny", {"image_size": 0}, "image_size=0: give an integer"),
+        ("lrnet50", {"num_heads": 4}, "num_heads=4; it takes features_only, in_channels"),
+    ],
+)
+def test_arguments_that_a_model_cannot_take_are_told_with_its_name(name, options, told):
+    with pytest.raises(UserError, match=f"model '{name}'.*{told}"):
+        create_model(name, **options)
+
+
 def test_registry():
     assert set(PARAMETERS) | {"resnet_digits", "acmix_resnet_digits"} <= set(list_models())
     assert list_models() == sorted(list_models())

@@ -143,3 +143,20 @@ def test_damaged_pickles_are_named(tmp_path, state, damage):
     path.write_bytes(data)
     with pytest.raises(UserError, match="holds no state dict" if damage == "no state" else "is damaged or not a file"):
         run(path, tmp_path / "ours.ckpt")
+
+
+@pytest.mark.parametrize("write", [np.savez, np.savez_compressed], ids=["stored", "compressed"])
+def test_a_flipped_bit_in_a_zip_file_is_no_traceback(tmp_path, write):
+    path = tmp_path / "official.npz"
+    write(path, a=np.arange(6, dtype=np.float32), b=np.ones(2, np.float32))
+    data, refused = path.read_bytes(), 0
+    for bit in range(0, 8 * len(data), 3):
+        changed = bytearray(data)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        try:
+            assert sum(value.nbytes for value in torch_files.read_state(path).values()) <= 32
+        except UserError as error:
+            assert "is not a readable .npz file" in str(error)
+            refused += 1
+    assert refused > 500

@@ -10,7 +10,8 @@ import pytest
 from mindspore import Tensor, nn
 
 from acmix_ms import ACmix, GlobalACmix, PatchwiseACmix, SpatialReductionACmix, WindowACmix, runtime
-from acmix_ms.analysis.complexity import complexity, count_params
+from acmix_ms.analysis.complexity import complexity
+from acmix_ms.analysis.work import count_params
 from acmix_ms.deploy import export, verify
 from acmix_ms.engine import checkpoint
 from acmix_ms.errors import UserError
@@ -260,7 +261,8 @@ def test_rule_of_costs():
     assert fold.cheapest_form(cpu, in_channels=384, channels=384, num_heads=12, kernel_size=3) == "factored"
     assert fold.cheapest_form(ascend, in_channels=64, channels=64, **sizes) == "dense"
     assert fold.cheapest_form(cpu._replace(weight=10.0), in_channels=64, channels=64, **sizes) != "dense"
-    assert fold.costs_of(None) == cpu
+    with pytest.raises(ValueError, match="device=.TPU.: choose from CPU, Ascend, GPU"):
+        fold.costs_of("TPU")
 
 
 def test_fused_file_is_smaller_and_computes_what_was_trained(tmp_path):

@@ -35,4 +35,5 @@ class TrainStep(nn.Cell):
         self.step = trainer.train_step
 
     def construct(self, images, labels):
-        return self.step(images, labels)
+        loss, _, finite = self.step(images, labels)
+        return loss, finite

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from acmix_ms import runtime
-from acmix_ms.analysis.benchmark import Spec
-from acmix_ms.analysis.worker import Worker, WorkerError
-from scripts.workers.session import Disagreement, Session, Settings
+from benchmarks.protocol import Spec
+from benchmarks.session import Disagreement, Session, Settings
+from benchmarks.worker import Worker, WorkerError
 from tests.helpers.tiny import TinyNet, official_clone, register
 
-WORKERS = Path(__file__).resolve().parents[2] / "scripts" / "workers"
+WORKERS = Path(__file__).resolve().parents[2] / "benchmarks" / "workers"
 SETTINGS = Settings("CPU", 1, "fp32", warmup=1, repetitions=2)
 
 
@@ -183,6 +183,43 @@ def test_the_deploy_form_is_fused(ours, monkeypatch):
     job.build_net(form="deploy", **arguments)
     assert isinstance(seen[0], TinyNet)
     assert job.step().shape == (2, 1000)
+
+
+def test_an_onnx_file_runs_with_as_many_threads_as_asked(ours, monkeypatch):
+    _, job, arguments = ours
+    asked = []
+
+    class Fake:
+        def __init__(self, path, threads):
+            asked.append((path, threads))
+
+        def run(self, images):
+            return images.mean((2, 3))
+
+    monkeypatch.setattr("acmix_ms.deploy.onnx.Onnx", Fake)
+    given = {"source": "file", "form": "onnx", "path": "x.onnx", "inputs": arguments["inputs"]}
+    monkeypatch.setattr(job, "start", lambda *args: None)
+    assert job.build(device="auto", threads=2, **given)["device"] == "CPU"
+    assert asked == [("x.onnx", 2)]
+    assert job.step().shape == (2, 3)
+    assert len(job.run(3)["seconds"]) == 3
+
+
+def test_mindspore_lite_takes_its_time_itself(ours, monkeypatch):
+    _, job, arguments = ours
+
+    class Lite:
+        version = "2.0.0"
+
+        def seconds(self, path, images, repeats, *, threads):
+            return [len(images) / threads] * repeats
+
+    monkeypatch.setattr("acmix_ms.deploy.lite.find", Lite)
+    given = {"source": "file", "form": "ms", "path": "x.ms", "inputs": arguments["inputs"]}
+    monkeypatch.setattr(job, "start", lambda *args: None)
+    assert job.build(device="auto", threads=4, **given)["versions"]["MindSpore Lite"] == "2.0.0"
+    assert job.run(3) == {"seconds": [0.5] * 3}
+    assert job.memory() == {"peak": None}
 
 
 # ------------------------------------------------------------------------------------------------------ with PyTorch

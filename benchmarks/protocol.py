@@ -1,6 +1,6 @@
 """The protocol of a speed measurement: what is measured, in which order, and what the seconds come to.
 
-Everything that is measured lives in a process of its own (`acmix_ms.analysis.worker`), so that its peak memory is its
+Everything that is measured lives in a process of its own (`benchmarks.worker`), so that its peak memory is its
 own and no framework disturbs another. The processes take turns (A B C A B C ...), and two of them are compared turn by
 turn: what slows the machine for a while slows both, and leaves their ratio alone. Nothing here loads MindSpore, except
 `gemm_step`, which runs in such a process.
@@ -13,15 +13,15 @@ import platform
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
 
 import numpy as np
 
 from acmix_ms import runtime
+from acmix_ms.machine import cpu_model, versions
 
+BATCH, SIZE = 4, 224  # unless the command or a row says otherwise
 FORMS = ("infer", "deploy", "mindir", "mindir-unfused", "train")
 RELOADED = ("mindir", "mindir-unfused")  # forms that run from a file
-SOURCES = ("ours", "official", "compiled", "mindcv", "file", "gemm")
 GEMM_SIZE = 2048  # 17 GFLOP: large enough to reach the rate that this machine's kernel can reach
 TURN_SECONDS = 0.5  # a turn has as many steps as fit in about this; its time is their median
 MOST_STEPS = 20  # in a turn
@@ -37,20 +37,27 @@ class Spec:
         model: name in the zoo (also for the official code), or path of a file; empty for the matrix product.
         form: ``"infer"`` (the net as trained, in graph mode), ``"deploy"`` (fused for inference), ``"mindir"``
             (fused, exported, loaded again), ``"mindir-unfused"`` (the same without fusing) or ``"train"`` (forward,
-            backward, AdamW).
+            backward, AdamW); of a file its format: ``"mindir"``, ``"onnx"`` or ``"ms"``.
         source: ``"ours"``, ``"official"`` (the authors' PyTorch code, eager), ``"compiled"`` (the same under
-            torch.compile), ``"mindcv"``, ``"file"`` (a MINDIR that is there already) or ``"gemm"`` (one large float32
+            torch.compile), ``"mindcv"``, ``"file"`` (one that is there already) or ``"gemm"`` (one large float32
             matrix product by MindSpore).
-        batch, image_size: of the input (batch, 3, image_size, image_size).
+        batch: images at once.
+        image_size: side of the images in pixels, or height and width.
         options: keyword arguments of the model, as (name, value) pairs.
     """
 
     model: str
     form: str = "infer"
     source: str = "ours"
-    batch: int = 4
-    image_size: int = 224
+    batch: int = BATCH
+    image_size: int | tuple[int, int] = SIZE
     options: tuple[tuple[str, object], ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Of the input: (B, 3, H, W)."""
+        sides = (self.image_size,) * 2 if isinstance(self.image_size, int) else self.image_size
+        return self.batch, 3, *sides
 
     @property
     def label(self) -> str:
@@ -59,7 +66,8 @@ class Spec:
             return f"matrix product {GEMM_SIZE}x{GEMM_SIZE}x{GEMM_SIZE}"
         name = " ".join([self.model, *(f"{key}={value}" for key, value in self.options)])
         source = {"official": "official, eager", "compiled": "official, torch.compile"}.get(self.source, self.source)
-        return f"{name} ({source}, {self.form}, {self.batch}x{self.image_size}x{self.image_size})"
+        batch, _, height, width = self.shape
+        return f"{name} ({source}, {self.form}, {batch}x{height}x{width})"
 
     @property
     def steps_of_forward(self) -> int:
@@ -99,7 +107,7 @@ class Measured:
     Attributes:
         spec: what was to be measured.
         timing: None when it failed.
-        peak: most memory above the imports, in bytes.
+        peak: most memory above the imports, in bytes; None where another process holds it (MindSpore Lite).
         macs: multiply-adds of one step (convention A of `complexity`).
         gemm: GFLOP/s of the matrix product measured in between.
         flops: of one step, where they are known otherwise.
@@ -230,35 +238,13 @@ def gemm_step(size: int = GEMM_SIZE) -> tuple[Callable[[], object], float]:
     return step, 2.0 * size**3
 
 
-def versions() -> dict[str, str]:
-    """Of what our processes compute with."""
-    found = {"Python": platform.python_version(), "NumPy": np.__version__}
-    for name, package in (("MindSpore", "mindspore"), ("mindcv", "mindcv")):
-        try:
-            found[name] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def cpu_model() -> str:
-    """As the system calls it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def environment(*, threads: int, precision: str) -> dict:
-    """What a figure depends on beside the code. The processes that measure tell the device, and further versions."""
+def environment(**settings) -> dict:
+    """What a figure depends on beside the code: this machine, and ``settings`` such as threads and precision."""
     return {
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "device": None,
         "cpu": cpu_model(),
         "cores": runtime.cpu_cores(),
-        "threads": threads,
-        "precision": precision,
+        **settings,
         "system": f"{platform.system()} {platform.machine()}",
         "versions": versions(),
     }

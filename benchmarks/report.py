@@ -9,9 +9,9 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from acmix_ms.analysis.benchmark import Measured
 from acmix_ms.analysis.figures import BLUE, ORANGE, PURPLE, STYLE, VERMILION, _save
-from acmix_ms.analysis.targets import Result
+from benchmarks.protocol import Measured
+from benchmarks.targets import Result
 
 FILES = ("benchmark.json", "benchmark.md", "benchmark.png")
 COLOURS = {"ours": BLUE, "official": VERMILION, "compiled": ORANGE, "mindcv": PURPLE, "file": BLUE}
@@ -28,12 +28,12 @@ class Report:
 
     Args:
         folder: gets ``benchmark.json``, ``benchmark.md`` and ``benchmark.png``.
-        environment: from `benchmark.environment`.
+        environment: from `protocol.environment`; the processes that measure tell the device, and further versions.
         protocol: warm-up, repetitions and the like.
     """
 
     def __init__(self, folder: Path, environment: dict, protocol: dict):
-        self.folder, self.environment, self.protocol = folder, environment, protocol
+        self.folder, self.environment, self.protocol = folder, {"device": None, **environment}, protocol
         self.sessions: dict[str, list[Measured]] = {}
         self.results: list[Result] = []
         self.tables: dict[str, tuple[Sequence[str], list[Sequence[str]]]] = {}  # by title: header and rows

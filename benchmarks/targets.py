@@ -12,15 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from acmix_ms.analysis.benchmark import GEMM, Measured, Spec, ratios, spread
 from acmix_ms.analysis.reported import FIGURE4
 from acmix_ms.errors import UserError, closest
+from benchmarks.protocol import GEMM, SIZE, Measured, Spec, ratios, spread
 
 BEST = ("infer", "deploy")  # forms that may stand for ours in inference
 AGREEMENT = 1e-4  # of outputs with the official code's, relative to the largest
 DEPLOY_AGREEMENT = 1e-5  # of the deploy form with the form that was trained
-MEASURES = ("faster", "memory", "cost", "share")
-SIZE = 224
 
 
 @dataclass(frozen=True)

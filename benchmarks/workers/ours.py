@@ -1,9 +1,11 @@
-"""The process that measures one model of the zoo (or mindcv's, or a plain matrix product) for scripts/benchmark.py."""
+"""The process that measures one model of the zoo (or mindcv's, an exported file, or a plain matrix product)."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -12,8 +14,9 @@ import numpy as np  # noqa: E402
 from serve import Job, Refusal, forget_peak, serve, use_cores  # noqa: E402
 
 from acmix_ms import config, runtime  # noqa: E402
-from acmix_ms.analysis.benchmark import RELOADED, gemm_step, versions  # noqa: E402
 from acmix_ms.errors import UserError  # noqa: E402
+from acmix_ms.machine import versions  # noqa: E402
+from benchmarks.protocol import RELOADED, gemm_step  # noqa: E402
 
 LEARNING_RATE, WEIGHT_DECAY = 1e-4, 0.05  # of AdamW; the official side has the same
 
@@ -28,7 +31,9 @@ def refusing():
 
 
 class Ours(Job):
-    """One form of one model."""
+    """One form of one model, or one file."""
+
+    lite: Callable[[int], list[float]] | None = None  # seconds of n steps, where MindSpore Lite runs them
 
     def start(self, device: str, threads: int, source: str) -> None:
         """Import everything, take the memory for the baseline, choose the device."""
@@ -48,17 +53,19 @@ class Ours(Job):
             self.device = runtime.start(device, mode="graph", seed=0, threads=threads)
 
     def build(self, *, device: str, threads: int, source: str, **spec) -> dict:
-        """Build what the specification says; see `benchmark.Spec` for the fields."""
+        """Build what the specification says; see `protocol.Spec` for the fields."""
         self.start(device, threads, source)
         if source == "gemm":
             self.step, flops = gemm_step()
             return {"device": self.device, "versions": versions(), "flops": flops}
+        if source == "file" and spec["form"] not in RELOADED:
+            return self.open_file(threads=threads, **spec)
         with refusing():
             self.build_net(source=source, **spec)
         forget_peak()
         return {"device": self.device, "versions": versions()}
 
-    def build_net(self, *, source, model, form, options, inputs, precision, load=None, save=None, mindir=None) -> None:
+    def build_net(self, *, source, model, form, options, inputs, precision, load=None, save=None, path=None) -> None:
         """Net, weights and step.
 
         Args:
@@ -67,7 +74,7 @@ class Ours(Job):
             inputs: .npz with ``images`` (B, 3, H, W) and ``labels`` (B,).
             precision: of `acmix_ms.engine.precision`.
             load, save: files of weights: .npz with official names, or a checkpoint of ours.
-            mindir: file to export to (forms ``export`` and ``export-unfused``) or to run (`RELOADED`).
+            path: of the MINDIR to export to (forms ``export`` and ``export-unfused``) or to run (`RELOADED`).
         """
         import mindspore as ms
 
@@ -77,9 +84,9 @@ class Ours(Job):
             self.images, self.labels = ms.Tensor(arrays["images"]), ms.Tensor(arrays["labels"].astype(np.int32))
         number_format.require_precision(precision, self.device)
         if form in RELOADED:
-            from acmix_ms.deploy import mindir as files
+            from acmix_ms.deploy import mindir
 
-            self.forward = files.load(mindir)
+            self.forward = mindir.load(path)
             self.step = lambda: self.forward(self.images).asnumpy()
             return
         from acmix_ms.ops import fuse
@@ -101,12 +108,33 @@ class Ours(Job):
             batch, _, size, _ = self.images.shape
             options = {"image_size": size, "batch": batch, "reference": net}
             cell = fuse.fuse_for_export(net) if form == "export" else net  # as export.py does
-            exporter.export(cell, "mindir", mindir, **options)
+            exporter.export(cell, "mindir", path, **options)
             return
         from acmix_ms.engine.evaluation import build_predictor
 
         self.forward = build_predictor(number_format.cast(net, precision))
         self.step = lambda: self.forward(self.images).asnumpy()
+
+    def open_file(self, *, form, path, inputs, threads, **unused) -> dict:
+        """The step of an ONNX or ``.ms`` file; both run on CPU."""
+        with np.load(inputs) as arrays:
+            images = arrays["images"]
+        with refusing():
+            if form == "ms":
+                from acmix_ms.deploy import lite
+
+                library, self.lite = lite.find(), lambda count: library.seconds(path, images, count, threads=threads)
+                return {"device": "CPU", "versions": {**versions(), "MindSpore Lite": library.version}}
+            from acmix_ms.deploy.onnx import Onnx
+
+            net = Onnx(path, threads=threads)
+        self.step = lambda: net.run(images)
+        forget_peak()
+        return {"device": "CPU", "versions": {**versions(), "ONNX Runtime": metadata.version("onnxruntime")}}
+
+    def run(self, count: int) -> dict:
+        """MindSpore Lite takes the time in its own process, after a step that is not counted."""
+        return {"seconds": self.lite(count)} if self.lite else super().run(count)
 
     def new_net(self, source: str, model: str, options: dict):
         """A Cell of the zoo or of mindcv."""
@@ -144,7 +172,7 @@ class Ours(Job):
 
         def step() -> float:
             set_learning_rate(trainer.optimizer, LEARNING_RATE)
-            loss, finite = trainer.train_step(self.images, self.labels)
+            loss, _, finite = trainer.train_step(self.images, self.labels)
             return loss.asnumpy(), finite.asnumpy()
 
         self.step, self.forward = step, None
@@ -156,7 +184,9 @@ class Ours(Job):
         return {}
 
     def memory(self) -> dict:
-        """On an accelerator what the device held; else what the process did."""
+        """On an accelerator what the device held; else what the process did, unless another one has run the net."""
+        if self.lite:
+            return {"peak": None}
         peak = runtime.device_peak_bytes(self.device)
         return super().memory() if peak is None else {"peak": peak}
 

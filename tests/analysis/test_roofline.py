@@ -11,18 +11,19 @@ from mindspore import nn
 from acmix_ms import runtime
 from acmix_ms.analysis.complexity import complexity
 from acmix_ms.analysis.roofline import DEVICES, FUSIONS, LABEL, predict, report, table, twins
+from acmix_ms.analysis.rules import _halo
 from acmix_ms.analysis.table5 import TABLE5, Pair, retinanet, table5
 from acmix_ms.analysis.trace import trace, work
-from acmix_ms.analysis.traffic import _halo
 from acmix_ms.errors import UserError
 from acmix_ms.ops import ACmix, PatchwiseACmix, ShiftConv, WindowACmix
+from acmix_ms.ops.fuse import fuse
 from acmix_ms.ops.neighborhood import _halo_plan
 from models import create_model
 
 
 def only(net: nn.Cell, shape: tuple) -> tuple:
     """The one piece of work of a Cell, and its row."""
-    (piece,), (row,) = work(trace(net, shape), shape[0]), predict(net, shape).rows
+    (piece,), (row,) = work(trace(net, shape)), predict(net, shape).rows
     return piece, row
 
 
@@ -60,14 +61,14 @@ def test_norms_and_activations():
     assert (norm.fused, norm.unfused, norm.vector, norm.flops) == (2 * 2 * 84, 2 * 2 * 84, 7 * 84, 0)
     assert row.time_s == pytest.approx(max(336 / 1.2e12, 588 / (32 * 64 * 1e9)))
     for cell in (nn.BatchNorm2d(4), nn.ReLU()):
-        (piece,) = work(trace(cell, (3, 4, 5, 5)), 3)
+        (piece,) = work(trace(cell, (3, 4, 5, 5)))
         assert (piece.fused, piece.unfused) == (0, 2 * 2 * 300)
         assert predict(cell, (3, 4, 5, 5)).rows == ()  # they ride on what is before them
 
 
 def test_window_attention():
     net = WindowACmix(32, (4, 2), 2, mix="attention")
-    pieces = {piece.kind: piece for piece in work(trace(net, (3, 8, 4, 32)), 3)}
+    pieces = {piece.kind: piece for piece in work(trace(net, (1, 8, 4, 32)), 3)}
     pixels, logits = 3 * 32, 3 * 4 * 2 * 8 * 8  # 4 windows of 8 tokens, 2 heads
     attention = pieces["attention"]
     assert attention.flops == 2 * 2 * 8 * 32 * pixels
@@ -81,7 +82,7 @@ def test_window_attention():
 
 def test_neighbourhood_attention_multiplies_whole_halos():
     net = ACmix(64, 64, mix="attention")
-    pieces = {piece.kind: piece for piece in work(trace(net, (1, 64, 14, 14)), 1)}
+    pieces = {piece.kind: piece for piece in work(trace(net, (1, 64, 14, 14)))}
     attention = pieces["attention"]
     assert attention.flops == 2 * 2 * 49 * 64 * 196  # 49 taps of each query
     # 4 heads, 4 blocks: 49 queries against 169 keys, 16 channels; then 169 keys for 16 channels.
@@ -103,7 +104,7 @@ def test_blocks_are_those_of_the_operator(size, stride, dilation):
 
 def test_shift_by_additions_is_vector_work():
     net = ACmix(16, 16, mix="conv", shift="tensor")
-    (shift,) = (piece for piece in work(trace(net, (2, 16, 6, 6)), 2) if piece.kind == "shift")
+    (shift,) = (piece for piece in work(trace(net, (2, 16, 6, 6))) if piece.kind == "shift")
     assert (shift.flops, shift.cube, shift.vector) == (0, 0, 9 * 16 * 72)
 
 
@@ -113,7 +114,7 @@ def test_shift_by_additions_is_vector_work():
 )
 def test_totals_are_those_of_complexity(name):
     net, shape = create_model(name), (2, 3, 32, 32)
-    calls, macs = trace(net, shape), complexity(net, shape).macs("A")
+    calls, macs = trace(net, (1, *shape[1:])), complexity(net, shape).macs("A")
     pieces = work(calls, 2)
     assert sum(piece.flops for piece in pieces) == 2 * macs
     assert all(piece.cube >= piece.flops for piece in pieces)
@@ -139,14 +140,60 @@ class Residual(nn.Cell):
         return self.second(y + x)
 
 
+class Head(nn.Cell):
+    """What a dense task has: a list of maps in, two lists out; it tells its work itself."""
+
+    def construct(self, maps):
+        return [each * 2 for each in maps], [each[:, :1] for each in maps]
+
+    def work(self, given, out):
+        assert given == ((2, 4, 8, 6), (2, 4, 4, 3)) and out[1] == ((2, 1, 8, 6), (2, 1, 4, 3))
+        return [{"kind": "head", "macs": 100, "params": 3}]
+
+
+class Detector(nn.Cell):
+    """A pyramid of maps that are not square, from a Cell and from a function, and a head on all of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 4, 1), Head()
+
+    def construct(self, x):
+        fine = self.stem(x)
+        return self.head([fine, fine[:, :, ::2, ::2]])
+
+
+def test_several_maps_of_any_size_go_in_and_out():
+    conv, between, head = work(trace(Detector(), (1, 3, 8, 6)), 2)
+    assert conv.macs == 2 * 4 * 3 * 48
+    assert (between.kind, between.unfused) == ("between", 2 * 2 * 2 * 4 * 12)  # the coarse map alone
+    maps = 2 * 4 * (48 + 12) * 2 + 2 * (48 + 12)  # in, and both lists out
+    assert (head.macs, head.flops, head.cube, head.unfused) == (100, 200, 200, 2 * (maps + 3))
+    assert complexity(Detector(), (2, 3, 8, 6)).macs() == conv.macs + 100
+    assert predict(Detector(), (2, 3, 8, 6)).total("flops") == 2 * (conv.macs + 100)
+
+
+def test_maps_that_are_not_square_cost_what_their_pixels_cost():
+    wide, square = (complexity(create_model("acmix_resnet_digits"), (1, 3, *size)) for size in ((32, 128), (64, 64)))
+    assert wide.macs() == square.macs()
+    fused = create_model("acmix_pvt_tiny").set_train(False)
+    flops = [predict(fused, (1, 3, *size)).total("flops") for size in ((64, 96), (96, 64))]
+    assert flops[0] == flops[1] == 2 * complexity(fused, (1, 3, 64, 96)).macs()
+
+
+def test_a_deploy_form_is_predicted_with_the_sizes_that_it_is_given():
+    net = fuse(create_model("acmix_pvt_tiny").set_train(False))
+    assert predict(net, (1, 3, 64, 64)).total("flops") == 2 * complexity(net, (1, 3, 64, 64)).macs()
+
+
 def test_functions_between_cells_are_seen():
-    pieces = work(trace(Residual(), (2, 4, 5, 5)), 2)
+    pieces = work(trace(Residual(), (1, 4, 5, 5)), 2)
     assert [(piece.name, piece.kind) for piece in pieces] == [
         *(("first", "conv"), ("second", "between"), ("second", "conv")),
     ]
     assert (pieces[1].fused, pieces[1].unfused) == (0, 2 * 2 * 200)
     plain = nn.SequentialCell(nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1))
-    assert "between" not in [piece.kind for piece in work(trace(plain, (2, 4, 5, 5)), 2)]
+    assert "between" not in [piece.kind for piece in work(trace(plain, (2, 4, 5, 5)))]
 
 
 def test_sums_and_speed():

@@ -13,17 +13,15 @@ import numpy as np
 import pytest
 
 from acmix_ms import runtime
-from acmix_ms.analysis import targets
-from acmix_ms.analysis.benchmark import GEMM, Measured, Spec, Timing, environment, interleave, ratios
-from acmix_ms.analysis.benchmark_report import FILES, Report
-from acmix_ms.analysis.worker import WorkerError
 from acmix_ms.errors import UserError
-from scripts import benchmark
-from scripts.workers.session import Settings, count_macs
+from benchmarks import command, files, runs, targets
+from benchmarks.protocol import GEMM, Measured, Spec, Timing, environment, interleave, ratios
+from benchmarks.report import FILES, Report
+from benchmarks.session import Session, Settings
+from benchmarks.worker import WorkerError
 from tests.helpers.tiny import official_clone
 
 ROOT = Path(__file__).resolve().parents[2]
-WORKERS = ROOT / "scripts" / "workers"
 OFFICIAL, OURS = Spec("acmix_resnet50", source="official"), Spec("acmix_resnet50")
 SETTINGS = Settings("CPU", 1, "fp32", warmup=1, repetitions=2)
 
@@ -185,38 +183,78 @@ def test_models_are_measured_and_written(run_cli, tmp_path):
     assert "--force" in again.stderr
 
 
-@pytest.mark.slow  # two processes that load MindSpore, and the command's own
-def test_a_file_is_measured_at_its_own_size(run_cli, tmp_path):
+def onnx_of(path, shape, batch=2):
+    """An ONNX file that takes images of this shape."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    given = onnx.helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, (batch, *shape))
+    out = onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, (batch, shape[0], 1, 1))
+    node = onnx.helper.make_node("GlobalAveragePool", ["images"], ["logits"])
+    graph = onnx.helper.make_graph([node], "mean", [given], [out])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 11)], ir_version=8)
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.slow  # three processes that load MindSpore, and the command's own
+def test_files_are_measured_at_their_own_size(run_cli, tmp_path):
     from acmix_ms.deploy.ascend import audit
     from models import create_model
 
     path, folder = tmp_path / "net.mindir", tmp_path / "found"
     net = create_model("resnet_digits", num_classes=10).set_train(False)
     audit.write_graph(net, [ms.Tensor(np.zeros((2, 3, 32, 32), np.float32))], path)
-    done = run_cli("scripts/benchmark.py", "--file", path, "--device", "CPU", "--warmup", 1, "--repetitions", 2,
+    wide = onnx_of(tmp_path / "wide.onnx", (3, 32, 48))
+    done = run_cli("scripts/benchmark.py", "--file", path, wide, "--warmup", 1, "--repetitions", 2, "--device", "CPU",
                    "--output", folder)  # fmt: skip
     assert done.code == 0, done.stderr
-    file, product = json.loads((folder / "benchmark.json").read_text())["measurements"]
-    assert (file["source"], file["batch"], file["image_size"]) == ("file", 2, 32)
-    assert file["images_per_second"] > 0
+    file, other, product = json.loads((folder / "benchmark.json").read_text())["measurements"]
+    assert (file["source"], file["form"], file["batch"], file["image_size"]) == ("file", "mindir", 2, 32)
+    assert (other["source"], other["form"], other["batch"], other["image_size"]) == ("file", "onnx", 2, [32, 48])
+    for one in (file, other):
+        assert one["images_per_second"] > 0
+        assert one["device"] == "CPU"
     assert product["source"] == "gemm"
+    assert "(file, onnx, 2x32x48)" in (folder / "benchmark.md").read_text()
     assert "takes batches of 2" in wrong("--file", path, "--batch", 3)
     if not runtime.available("Ascend"):
         assert "--device Ascend: MindSpore finds none here" in wrong("--file", path, "--device", "Ascend")
 
 
+def test_files_say_what_they_take(tmp_path, monkeypatch):
+    from acmix_ms.deploy import lite
+
+    path = onnx_of(tmp_path / "x.onnx", (3, 32, 48), "batch")
+    (spec,) = files.specs([str(path), str(path)], None, "auto")
+    assert (spec.form, spec.source, spec.shape) == ("onnx", "file", (4, 3, 32, 48))
+    assert files.specs([str(path)], 7, "CPU")[0].batch == 7
+    assert "takes 1 channels" in wrong("--file", onnx_of(tmp_path / "grey.onnx", (1, 8, 8)))
+    assert "takes 2x3x8, not images" in wrong("--file", onnx_of(tmp_path / "flat.onnx", (3, 8)))
+    monkeypatch.setattr(runtime, "available", lambda device: True)
+    assert "x.onnx is run on CPU" in wrong("--file", path, "--device", "Ascend")
+    assert "--file x.txt: unknown ending '.txt'" in wrong("--file", "x.txt")
+
+    class Lite:
+        def input_shape(self, path):
+            return 8, 3, None, None
+
+    monkeypatch.setattr(lite, "find", Lite)
+    (spec,) = files.specs(["x.ms"], None, "auto")
+    assert (spec.form, spec.shape) == ("ms", (8, 3, 224, 224))
+
+
 def test_table5_measures_each_pair_from_files_at_the_papers_size(tmp_path, monkeypatch, capsys):
     asked = []
 
-    class Fake(benchmark.Session):
+    class Fake(Session):
         def measure(self, specs, macs=None):
             asked.extend(specs)
             seconds = {"acmix_pvt_tiny": 0.02, "pvt_small": 0.03, "acmix_pvt_small": 0.05}
             return dict(measured(spec, *([seconds[spec.model]] if spec.model in seconds else [])) for spec in specs)
 
-    monkeypatch.setattr(benchmark, "Session", Fake)
-    monkeypatch.setattr(benchmark, "count_macs", lambda specs, settings: dict.fromkeys(specs, 1))
-    assert benchmark.main(["--table5", "--output", str(tmp_path)]) == 0
+    monkeypatch.setattr(runs, "Session", Fake)
+    monkeypatch.setattr(runs, "count_macs", lambda specs, settings: dict.fromkeys(specs, 1))
+    assert command.main(["--table5", "--output", str(tmp_path)]) == 0
     models = [spec for spec in asked if spec.source == "ours"]
     assert [spec.model for spec in models] == ["acmix_pvt_tiny", "pvt_small", "acmix_pvt_small", "pvt_large"]
     assert {(spec.form, spec.batch, spec.image_size) for spec in models} == {("mindir", 1, 576)}
@@ -252,7 +290,7 @@ def test_an_absent_device_is_one_line(run_cli, tmp_path):
 
 def wrong(*args):
     with pytest.raises(UserError) as caught:
-        benchmark.main([str(arg) for arg in args])
+        command.main([str(arg) for arg in args])
     return str(caught.value)
 
 
@@ -294,15 +332,15 @@ def test_mistakes(tmp_path, monkeypatch):
 
 
 def test_rows_without_the_official_code_say_so(tmp_path, capsys):
-    assert benchmark.main(["--rows", "resnet26-train", "--output", str(tmp_path)]) == 0
+    assert command.main(["--rows", "resnet26-train", "--output", str(tmp_path)]) == 0
     assert "resnet26-train: needs the official code: --against CLONE" in capsys.readouterr().out
     assert json.loads((tmp_path / "benchmark.json").read_text())["rows"][0]["met"] is None
 
 
 def test_the_paper_prints_a_row_for_each_shift():
-    assert [label for label, _ in benchmark.TABLE7.values()] == [row.label for row in targets_of_table7()]
+    assert [label for label, _ in runs.TABLE7.values()] == [row.label for row in targets_of_table7()]
     shifts = [dict(row.options).get("shift", "learned") for row in targets_of_table7()]
-    assert list(benchmark.TABLE7) == shifts
+    assert list(runs.TABLE7) == shifts
 
 
 def targets_of_table7():
@@ -315,18 +353,37 @@ def test_what_cannot_be_counted_is_a_mistake_of_the_model(monkeypatch):
     def refuse(specs, settings):
         raise WorkerError("counting multiply-adds: the process ended")
 
-    monkeypatch.setattr(benchmark, "count_macs", refuse)
+    monkeypatch.setattr(runs, "count_macs", refuse)
     with pytest.raises(UserError, match="counting"):
-        benchmark.count([OURS], SETTINGS)
-    assert count_macs is not refuse
+        runs.count([OURS], SETTINGS)
 
 
 def test_a_prediction_is_printed_and_written_as_one(tmp_path, capsys):
     arguments = ["--predict", "ascend910", "--model", "acmix_resnet_digits", "--image-size", "32", "--batch", "2"]
-    assert benchmark.main([*arguments, "--output", str(tmp_path / "out")]) == 0
+    assert command.main([*arguments, "--output", str(tmp_path / "out")]) == 0
     assert "prediction" in capsys.readouterr().out
     assert "prediction" in (tmp_path / "out" / "predicted.txt").read_text()
     assert "predicted_fps" in (tmp_path / "out" / "predicted.json").read_text()
+
+
+def test_models_for_digits_are_measured_and_predicted_at_their_own_size(tmp_path, monkeypatch, capsys):
+    assert (runs.own_size("acmix_swin_digits"), runs.own_size("acmix_swin_tiny")) == (32, 224)
+    asked = []
+
+    class Fake(Session):
+        def measure(self, specs, macs=None):
+            asked.extend(specs)
+            return dict(measured(spec, 1.0) for spec in specs)
+
+    monkeypatch.setattr(runs, "Session", Fake)
+    monkeypatch.setattr(runs, "count_macs", lambda specs, settings: dict.fromkeys(specs, 1))
+    assert command.main(["--model", "resnet_digits", "resnet26", "--output", str(tmp_path / "a")]) == 0
+    assert [spec.image_size for spec in asked if spec.source == "ours"] == [32, 224]
+    assert command.main(["--predict", "ascend910", "--model", "resnet_digits", "--output", str(tmp_path / "b")]) == 0
+    assert "images of 32x32" in capsys.readouterr().out
+    mixed = wrong("--predict", "ascend910", "--model", "resnet_digits", "resnet26", "--output", tmp_path / "c")
+    assert "resnet_digits takes 32x32 and resnet26 takes 224x224; give --image-size" in mixed
+    assert not (tmp_path / "c").exists()
 
 
 def test_predictions_that_cannot_be():

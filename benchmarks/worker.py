@@ -14,7 +14,7 @@ class WorkerError(RuntimeError):
 
 
 class Worker:
-    """A process that answers lines of JSON, started by ``command`` (see ``scripts/workers/serve.py``).
+    """A process that answers lines of JSON, started by ``command`` (see ``benchmarks/workers/serve.py``).
 
     Args:
         name: what error messages call it.

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from acmix_ms.config import DataConfig
-from acmix_ms.data import create_loader, speed
+from acmix_ms.data import create_loader
 from acmix_ms.data.loader import Loader
 from acmix_ms.engine import logger
 from acmix_ms.engine.logger import Progress
 from acmix_ms.errors import UserError
-from scripts import benchmark
+from benchmarks import loaders
+from benchmarks.command import main
 from tests.engine.test_engine import make_trainer
 from tests.helpers.tiny import make_images
 
@@ -110,18 +111,18 @@ class Clocked(Loader):
 
 
 def test_turns_begin_after_the_warm_up_and_go_through_the_epochs(clock, monkeypatch):
-    monkeypatch.setattr(speed, "TURN_SECONDS", 1.8)
+    monkeypatch.setattr(loaders, "TURN_SECONDS", 1.8)
     loader = Clocked(clock)
-    assert speed.measure(loader, warmup=2, repetitions=3) == [(16, 2.0)] * 3
+    assert loaders.measure(loader, warmup=2, repetitions=3) == [(16, 2.0)] * 3
     assert loader.epochs == [0, 1, 2, 3, 4]
 
 
 def test_the_loader_alone_is_measured_and_written(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(speed, "TURN_SECONDS", 0.01)
+    monkeypatch.setattr(loaders, "TURN_SECONDS", 0.01)
     images = make_images(tmp_path / "images")
     command = ["--mode", "data", "--config", DIGITS, "data.name=imagefolder", f"data.path={images}",
                "data.batch_size=4", "--repetitions", "3", "--warmup", "1", "--output", str(tmp_path / "o")]  # fmt: skip
-    assert benchmark.main(command) == 0
+    assert main(command) == 0
     output = capsys.readouterr().out
     assert "data.name=imagefolder data.batch_size=4" in output
     assert "in 3 turns" in output
@@ -133,14 +134,14 @@ def test_the_loader_alone_is_measured_and_written(tmp_path, monkeypatch, capsys)
     assert found["data"]["path"] == str(images)
     assert found["environment"]["cores"] >= 1
     with pytest.raises(UserError, match="holds an earlier data.json: give another folder, or --force"):
-        benchmark.main(command)
-    assert benchmark.main([*command, "--force"]) == 0
+        main(command)
+    assert main([*command, "--force"]) == 0
 
 
 def test_mistakes_of_the_data_mode(tmp_path, monkeypatch):
     def wrong(*args):
         with pytest.raises(UserError) as raised:
-            benchmark.main([*args, "--output", str(tmp_path / "o")])
+            main([*args, "--output", str(tmp_path / "o")])
         return str(raised.value)
 
     data = ("--mode", "data")

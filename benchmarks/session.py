@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from acmix_ms import runtime
-from acmix_ms.analysis.benchmark import RELOADED, Measured, Spec, interleave
-from acmix_ms.analysis.targets import AGREEMENT, DEPLOY_AGREEMENT
-from acmix_ms.analysis.worker import Worker, WorkerError
+from benchmarks.protocol import RELOADED, Measured, Spec, interleave
+from benchmarks.targets import AGREEMENT, DEPLOY_AGREEMENT
+from benchmarks.worker import Worker, WorkerError
 
-FOLDER = Path(__file__).resolve().parent
+FOLDER = Path(__file__).resolve().parent / "workers"
 CLASSES = 1000
 SECOND_LOSS = 10 * AGREEMENT  # AdamW's first step divides small gradients by their own size: rounding shows
 
@@ -102,10 +102,10 @@ class Session:
             if spec.source != "gemm":
                 request.update(options=dict(spec.options), precision=self.settings.precision)
         if spec.source == "file":
-            request["mindir"] = spec.model
+            request["path"] = spec.model
         elif spec.form in RELOADED:
             # Exported by another process: what exporting takes is not what running takes.
-            request["mindir"] = str(self.folder / f"{number}.mindir")
+            request["path"] = str(self.folder / f"{number}.mindir")
             with self.worker(spec) as exporter:
                 exporter.ask("build", **{**request, "form": spec.form.replace("mindir", "export")})
         self.report(f"building {spec.label}")
@@ -125,11 +125,10 @@ class Session:
 
     def inputs(self, spec: Spec) -> Path:
         """File of images and labels, the same for the same shape."""
-        path = self.folder / f"inputs-{spec.batch}-{spec.image_size}.npz"
+        path = self.folder / f"inputs-{'-'.join(map(str, spec.shape))}.npz"
         if not path.exists():
             random = np.random.default_rng(0)
-            shape = (spec.batch, 3, spec.image_size, spec.image_size)
-            images = random.standard_normal(shape).astype(np.float32)
+            images = random.standard_normal(spec.shape).astype(np.float32)
             np.savez(path, images=images, labels=random.integers(0, CLASSES, spec.batch))
         return path
 

@@ -1,0 +1,1 @@
+"""Several processes of one script, started by msrun and watched from their start to their end."""
