@@ -1,60 +1,8 @@
-"""Export a model: ``python export.py --config configs/... --checkpoint runs/.../best.ckpt --format mindir``."""
+"""Export a model: ``python export.py --checkpoint runs/.../best.ckpt --format mindir``."""
 
-from __future__ import annotations
+from acmix_ms.commands.export import command, main
 
-import sys
-
-from acmix_ms import deploy, runtime
-from acmix_ms.arguments import ArgumentParser, positive_int, sides_or_dynamic, size_or_dynamic
-from acmix_ms.errors import run_cli
-from scripts import nets
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Export, run the file, compare; 3 if a file does not compute what the model computes."""
-    parser = ArgumentParser(prog="export.py", description="Export a model and prove that the file computes the same.")
-    nets.add_arguments(parser)
-    parser.add_argument("--format", required=True, metavar="|".join((*deploy.FORMATS, "all")))
-    parser.add_argument("--output", metavar="FILE", help="default: MODEL.FORMAT; of all: a name without ending")
-    parser.add_argument("--image-size", type=sides_or_dynamic, default=(), metavar="N|HxW|dynamic", help="pixels")
-    parser.add_argument("--batch", type=size_or_dynamic, default=1, metavar="N|dynamic", help="default: 1")
-    parser.add_argument("--precision", choices=tuple(deploy.TOLERANCES), default="fp32", help="default: fp32")
-    parser.add_argument("--target", choices=runtime.DEVICES, help="its costs choose the forms; default: this one")
-    parser.add_argument("--num-classes", type=positive_int, metavar="N", help="default: of the checkpoint, or 1000")
-    parser.add_argument("--force", action="store_true", help="replace an existing output")
-    parser.add_flag("fuse", help="fold all that evaluation does not need (default)")
-    args = parser.parse_intermixed_args(argv)
-
-    nets.check(args)
-    formats = deploy.possible_formats(args.format)
-    cfg, saved = nets.read(args)
-    outputs = deploy.outputs(args.output, cfg.model.name, formats, force=args.force)
-    runtime.start(cfg.runtime.device, "graph", cfg.seed)  # a MINDIR runs in graph mode only
-    from acmix_ms.data.preprocess import preprocess_of
-    from acmix_ms.deploy import samples
-    from acmix_ms.ops.fuse import fuse_for_export, randomise
-
-    net = nets.build(cfg, saved, args.checkpoint, args.num_classes)
-    if not saved:
-        print("note: no --checkpoint, so the weights are random: good for measuring speed, not for answers")
-        randomise(net.cell)  # with statistics of a trained net: fresh ones let sums grow from block to block
-    cell = fuse_for_export(net.cell, args.target) if args.fuse else net.cell
-    sides = args.image_size or 2 * (cfg.data.image_size,)  # of a file for any size: what it is compared on
-    cfg.data.image_size = max(sides)
-    prepare = preprocess_of(cfg.data)
-    options = {"batch": args.batch, "precision": args.precision, "force": args.force, "reference": net.cell}
-    options["image_size"] = None if args.image_size is None else sides
-    options["description"] = deploy.Description(cfg.model.name, net.num_classes, prepare, net.classes)
-    options["images"] = samples.real_images(cfg.data, prepare)
-    failed = False
-    for format, output in zip(formats, outputs):
-        try:  # the file is compared with the net that was trained
-            print(deploy.export(cell, format, output, **options), flush=True)
-        except deploy.VerificationError as error:
-            print(f"error: {error}", file=sys.stderr, flush=True)
-            failed = True
-    return 3 if failed else 0
-
+__all__ = ["command", "main"]
 
 if __name__ == "__main__":
-    run_cli(main)
+    command()

@@ -1,59 +1,8 @@
-"""Classify images: ``python predict.py --checkpoint FILE photo.jpg folder/``, FILE trained weights or an export."""
+"""Classify images: ``python predict.py --checkpoint FILE photo.jpg folder/``."""
 
-from __future__ import annotations
+from acmix_ms.commands.predict import command, main
 
-import sys
-from pathlib import Path
-
-from acmix_ms.arguments import ArgumentParser, positive_int
-from acmix_ms.deploy import SUFFIXES, prediction
-from acmix_ms.errors import UserError, run_cli
-from acmix_ms.files import writable_file, writable_folder, write_text
-from scripts import nets
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Print the most probable classes of each image; 1 if some images could not be read."""
-    parser = ArgumentParser(prog="predict.py", description=__doc__)
-    parser.add_argument("images", nargs="+", metavar="IMAGE|FOLDER", help="files, and folders with all below them")
-    parser.add_argument("--checkpoint", required=True, metavar="FILE", help=f"weights, or {', '.join(SUFFIXES)}")
-    parser.add_argument("--config", metavar="FILE", help="of the net, where the checkpoint does not know it")
-    parser.add_argument("--model", metavar="NAME", help="instead of --config")
-    parser.add_argument("--classes", metavar="FILE", help="names of the classes, one in each line")
-    parser.add_argument("--top", type=positive_int, default=5, metavar="N", help="classes of each image; 5")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--output", metavar="FILE.json", help="also write the JSON there")
-    parser.add_argument("--attention", metavar="FOLDER", help="draw where the middle of each image looks, as PNG")
-    args = parser.parse_args(argv)
-    args.overrides = []
-    nets.check(args)
-    files, names = prediction.find_images(args.images), args.classes and prediction.read_class_names(args.classes)
-    if args.output:
-        writable_file(args.output, "--output")
-    if args.attention:
-        writable_folder(args.attention, "--attention")
-        if Path(args.checkpoint).suffix in SUFFIXES:
-            raise UserError(f"--attention: {args.checkpoint} shows its answers only, give the checkpoint it is made of")
-    # Attention is caught by hooks, which graphs do not have.
-    net = nets.open_net(args.checkpoint, args, mode="pynative" if args.attention else "graph")
-    found = []
-    for predicted in prediction.predict(net.answers, files, net.preprocess, names or net.classes, top=args.top):
-        found.append(predicted.as_dict())
-        if not args.json:
-            print(prediction.table(predicted), file=sys.stderr if predicted.error else sys.stdout, flush=True)
-        if args.attention and not predicted.error:
-            from acmix_ms.analysis import attention, figures
-
-            pixels = net.preprocess.read(predicted.path)
-            target = Path(args.attention) / f"{len(found):04}-{predicted.path.stem}.png"
-            figures.plot_attention(pixels, *attention.overview(net.built.cell, pixels), target)
-    text = prediction.json_text(found)
-    if args.json:
-        print(text)
-    if args.output:
-        write_text(args.output, text + "\n")
-    return 1 if any("error" in entry for entry in found) else 0
-
+__all__ = ["command", "main"]
 
 if __name__ == "__main__":
-    run_cli(main)
+    command()

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from acmix_ms import runtime  # noqa: F401  (first: it prepares the environment that MindSpore reads)
+from acmix_ms.checkout import find_models
+
+if TYPE_CHECKING:
+    from acmix_ms.ops import ACmix, GlobalACmix, PatchwiseACmix, SpatialReductionACmix, WindowACmix
 
 __version__ = "0.1.0"
 __all__ = ["ACmix", "GlobalACmix", "PatchwiseACmix", "SpatialReductionACmix", "WindowACmix", "__version__"]
+
+find_models()
 
 
 def __getattr__(name: str):
@@ -15,3 +23,7 @@ def __getattr__(name: str):
 
         return getattr(ops, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -16,9 +16,10 @@ from acmix_ms.ops import kernels
 from acmix_ms.ops.base import check_multiple, check_odd, check_positive
 from acmix_ms.ops.fold import Costs, fold_norm
 from acmix_ms.ops.neighborhood import aggregate, unfold
-from models.layers import resize_table
-from models.registry import register_model, split_arguments
-from models.resnet import DEPTHS, OWN, ResNet, operator_resnet, spatial_builder
+
+from .layers import resize_table
+from .registry import register_model, split_arguments
+from .resnet import DEPTHS, OWN, ResNet, operator_resnet, spatial_builder
 
 
 def _size(*cells: nn.Cell) -> int:

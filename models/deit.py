@@ -12,7 +12,8 @@ from mindspore.common.initializer import TruncatedNormal, initializer
 from acmix_ms.backbone import Backbone
 from acmix_ms.ops import GlobalACmix, SpatialReductionACmix
 from acmix_ms.ops.kernels import LayerNorm
-from models.layers import (
+
+from .layers import (
     DropPath,
     Mlp,
     add_class_token,
@@ -21,7 +22,7 @@ from models.layers import (
     init_transformer,
     resize_positions,
 )
-from models.registry import register_model, split_arguments
+from .registry import register_model, split_arguments
 
 NORM_EPS = 1e-6
 PATCH = 16

@@ -14,7 +14,8 @@ from acmix_ms import runtime
 from acmix_ms.backbone import layout
 from acmix_ms.engine import checkpoint, finetune
 from acmix_ms.errors import UserError
-from models import manifest
+
+from . import manifest
 
 logger = logging.getLogger(__name__)
 

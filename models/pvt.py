@@ -13,7 +13,8 @@ from acmix_ms.backbone import Backbone
 from acmix_ms.ops import SpatialReductionACmix
 from acmix_ms.ops.functional import pad_to_at_least
 from acmix_ms.ops.kernels import LayerNorm
-from models.layers import (
+
+from .layers import (
     DropPath,
     Mlp,
     add_class_token,
@@ -22,7 +23,7 @@ from models.layers import (
     init_transformer,
     resize_positions,
 )
-from models.registry import register_model, split_arguments
+from .registry import register_model, split_arguments
 
 NORM_EPS = 1e-6  # of the blocks; the patch embeddings have 1e-5, as in PVT's code
 DIMS, HEADS = (64, 128, 320, 512), (1, 2, 5, 8)

@@ -12,9 +12,15 @@ from collections.abc import Callable, Mapping
 from mindspore import nn
 
 from acmix_ms.errors import UserError, closest
-from models import manifest
+
+from . import manifest
 
 _BUILDERS: dict[str, Callable[..., nn.Cell]] = {}
+
+
+def import_families() -> None:
+    """Know all models: a family registers its own when it is imported."""
+    from . import competitors, deit, pvt, resnet, san, swin  # noqa: F401
 
 
 def register_model(builder: Callable[..., nn.Cell]) -> Callable[..., nn.Cell]:
@@ -31,6 +37,7 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
 
     With ``pretrained`` only those of which weights were released: see ``docs/weights.md``.
     """
+    import_families()
     names = sorted(fnmatch.filter(_BUILDERS, pattern))
     return [name for name in names if manifest.releases(name)] if pretrained else names
 
@@ -52,13 +59,14 @@ def create_model(
         UserError: unknown name (the nearest ones are listed), an argument the model does not take, or weights that
             are not there or do not fit.
     """
+    import_families()
     if name not in _BUILDERS:
         raise UserError(f"unknown model {name!r}: {closest(name, _BUILDERS)}")
     if num_classes is not None and (not isinstance(num_classes, int) or num_classes < 1):
         raise UserError(f"num_classes={num_classes!r}: give an integer of at least 1")
     if not pretrained:
         return _build(name, num_classes or 1000, kwargs)
-    from models.pretrained import read_pretrained, take_over  # the engine, which plain models do not need
+    from .pretrained import read_pretrained, take_over  # the engine, which plain models do not need
 
     saved, path = read_pretrained(name, pretrained)
     net = _build(name, num_classes or saved.meta.get("num_classes") or 1000, kwargs)

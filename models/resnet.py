@@ -8,8 +8,9 @@ from mindspore import Tensor, nn
 
 from acmix_ms.backbone import Backbone
 from acmix_ms.ops import ACmix
-from models.layers import ZeroPadMaxPool, block_layers, init_convnet
-from models.registry import register_model, split_arguments
+
+from .layers import ZeroPadMaxPool, block_layers, init_convnet
+from .registry import register_model, split_arguments
 
 EXPANSION = 4
 

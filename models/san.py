@@ -10,8 +10,9 @@ from mindspore import Tensor, nn
 
 from acmix_ms.backbone import Backbone
 from acmix_ms.ops import PatchwiseACmix
-from models.layers import block_layers, init_convnet
-from models.registry import register_model, split_arguments
+
+from .layers import block_layers, init_convnet
+from .registry import register_model, split_arguments
 
 KERNELS = (3, 7, 7, 7, 7)
 WIDTH = 64  # of the first layer

@@ -11,8 +11,9 @@ from mindspore import Tensor, nn, ops
 from acmix_ms.backbone import Backbone
 from acmix_ms.ops import WindowACmix
 from acmix_ms.ops.kernels import Dense, LayerNorm, on_cpu, permute_rows, zero_pad
-from models.layers import DropPath, Mlp, block_layers, drop_path_rates, init_transformer, round_up
-from models.registry import register_model, split_arguments
+
+from .layers import DropPath, Mlp, block_layers, drop_path_rates, init_transformer, round_up
+from .registry import register_model, split_arguments
 
 # What the official code adds to logits across a border; exp(-100) vanishes in fp32, and it fits fp16.
 MASKED = -100.0

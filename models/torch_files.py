@@ -18,7 +18,8 @@ import numpy as np
 
 from acmix_ms.errors import UserError
 from acmix_ms.files import sha256
-from models import manifest
+
+from . import manifest
 
 ENDINGS = (".pth", ".pt", ".npz", ".safetensors")
 WRAPPERS = ("model", "state_dict", "state_dict_ema", "module")  # where training scripts keep it

@@ -35,12 +35,12 @@ def main(argv: list[str] | None = None) -> None:
     from acmix_ms.analysis import attention, figures
     from acmix_ms.data import create_loader  # MindSpore takes seconds to import: after what may be wrong before it
     from acmix_ms.engine import checkpoint
-    from models import create_model
+    from models import build
 
     loader = create_loader(cfg.data, "val", seed=cfg.seed)
     image = image_at(loader, args.index)
     classes = loader.require_classes(cfg.model.num_classes)
-    net = create_model(cfg.model.name, num_classes=classes, **cfg.model.kwargs).set_train(False)
+    net = build.create(cfg, classes).set_train(False)
     checkpoint.load_weights(net, args.checkpoint)
     names = args.layer or list(attention.attention_layers(net))
     if not names:

@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from acmix_ms import config, runtime  # noqa: E402
+from acmix_ms import runtime  # noqa: E402
 from acmix_ms.arguments import ArgumentParser  # noqa: E402
 from acmix_ms.engine import run_dir  # noqa: E402
 from acmix_ms.errors import UserError, run_cli  # noqa: E402
@@ -51,15 +51,13 @@ def read(file: Path) -> tuple[str, int, list[tuple[str, float, float]]]:
     """Model, seed and (layer, alpha, beta) of a checkpoint that training wrote; it says itself what it is of."""
     from acmix_ms.analysis import figures
     from acmix_ms.engine import checkpoint
-    from models import create_model
+    from models import build
 
     saved = checkpoint.read(file)
     if "config" not in saved.meta:
         raise UserError(f"{file} does not say how it was trained: give a checkpoint that train.py wrote")
-    cfg = config.from_text(saved.meta["config"])
-    net = create_model(cfg.model.name, num_classes=saved.meta["num_classes"], **cfg.model.kwargs)
-    checkpoint.assign_weights(net, saved, file)
-    rates = figures.collect_rates(net)
+    cfg = build.config_of(saved, file)
+    rates = figures.collect_rates(build.net_of(cfg, saved, file).cell)
     if not rates:
         raise UserError(f"{file}: {cfg.model.name} has no learned rates, give runs of an ACmix model")
     return cfg.model.name, cfg.seed, rates

@@ -50,12 +50,10 @@ def main(argv: list[str] | None = None) -> int:
     from acmix_ms.analysis import figures
     from acmix_ms.data import create_loader
     from acmix_ms.engine import checkpoint
-    from models import create_model
+    from models import build
 
-    loader = create_loader(cfg.data, "val")
-    net = create_model(cfg.model.name, num_classes=loader.num_classes, **cfg.model.kwargs)
-    checkpoint.load_weights(net, best)
-    images = next(loader.epoch(0)).images
+    net = build.net_of(cfg, checkpoint.read(best), str(best)).cell
+    images = next(create_loader(cfg.data, "val").epoch(0)).images
     try:
         target = folder / f"{cfg.model.name}.mindir"
         exported = deploy.export(net, "mindir", target, image_size=cfg.data.image_size, batch=None)

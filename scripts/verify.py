@@ -38,7 +38,7 @@ from acmix_ms.deploy import (
 )
 from acmix_ms.errors import UserError, printable, run_cli
 from acmix_ms.files import require_checkpoint, writable_file
-from scripts import nets
+from models import build as nets
 from scripts.complexity import SMALLEST, read_options
 
 FUSED = 1e-5  # of the largest output, in float32
@@ -55,7 +55,7 @@ def build(name: str, options: dict):
     saved = checkpoint.read(require_checkpoint(name))
     cfg = nets.config_of(saved, name)
     cfg.model.kwargs.update(options)
-    return nets.build(cfg, saved, name).cell
+    return nets.net_of(cfg, saved, name).cell
 
 
 def proof(name: str, options: dict, image_size: int, backend: str | None) -> tuple[str, bool]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from acmix_ms.checkout import shipped
 from acmix_ms.config import text as yaml_text
 from acmix_ms.config.check import bounds_of, check_keys, from_dict
 from acmix_ms.config.migrations import migrate
@@ -33,10 +34,12 @@ LONGEST_CHAIN = 20  # files, each the base of the one before
 def load(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file with its bases, apply ``key=value`` overrides, check everything.
 
+    ``configs/...`` is also found where the working folder has no such file: among the project's own.
+
     Raises:
         UserError: missing or unreadable file, unknown key, wrong type, value out of range; one line each.
     """
-    path = Path(path)
+    path = shipped(path)
     values = merge(_read(path, ()), _parse_overrides(overrides))
     config = from_dict(values)
     if config.run_dir is None:

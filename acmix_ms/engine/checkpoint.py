@@ -161,13 +161,20 @@ def load_weights(net: nn.Cell, path: str | os.PathLike, *, averaged: bool = Fals
         UserError: as `read`; another architecture; another number of classes; no averages.
     """
     checkpoint = read(path)
-    if averaged and not checkpoint.meta.get("averaged"):  # those of best.ckpt are the averages
-        checkpoint.weights = _averages(checkpoint, path)
+    if averaged:
+        checkpoint = averages_of(checkpoint, path)
     assign_weights(net, checkpoint, path)
     return checkpoint.meta
 
 
-def _averages(checkpoint: Checkpoint, path: str | os.PathLike) -> dict[str, np.ndarray]:
+def averages_of(checkpoint: Checkpoint, path: str | os.PathLike) -> Checkpoint:
+    """``checkpoint``, which came from ``path``, with the moving averages as its weights.
+
+    Raises:
+        UserError: it has none.
+    """
+    if checkpoint.meta.get("averaged"):  # as best.ckpt has
+        return checkpoint
     found = {
         name[len(AVERAGE_PREFIX) :]: value
         for name, value in checkpoint.state.items()
@@ -175,7 +182,7 @@ def _averages(checkpoint: Checkpoint, path: str | os.PathLike) -> dict[str, np.n
     }
     if not found:
         raise UserError(f"checkpoint {path} has no averaged weights (train.ema_decay was 0): leave --weights ema out")
-    return found
+    return Checkpoint(found, checkpoint.state, checkpoint.meta)
 
 
 def assign_weights(net: nn.Cell, checkpoint: Checkpoint, path: str | os.PathLike) -> None:

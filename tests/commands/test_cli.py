@@ -17,9 +17,12 @@ import eval as eval_script
 import export as export_script
 import train as train_script
 from acmix_ms import config, runtime
+from acmix_ms.commands.train import _initial
+from acmix_ms.data.preprocess import Preprocess, preprocess_of
+from acmix_ms.deploy import Description
 from acmix_ms.engine import checkpoint
 from acmix_ms.errors import UserError
-from models import create_model
+from models import build, create_model
 from tests.helpers.tiny import TinyNet, make_images, register
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,7 +57,7 @@ def test_train_resume_evaluate_export(run_cli):
     common = ("--config", DIGITS, f"run_dir={run}", "optim.epochs=2", "data.batch_size=128", "runtime.device=CPU")
     trained = run_cli("train.py", *common)
     assert trained.code == 0, trained.stderr
-    assert "epoch 2/2  validation: loss" in trained.stdout
+    assert "epoch 2/2  validation: top-1" in trained.stdout
     names = [".lock", "best.ckpt", "best.json", "config.yaml", "curves.png", "environment.json", "last.ckpt", "log.csv"]
     names += ["report.html", "step-00000011.ckpt", "step-00000022.ckpt"]
     assert sorted(p.name for p in run.iterdir()) == names
@@ -221,9 +224,9 @@ def test_fine_tuning_to_other_classes_and_resuming_it(call, tmp_path, tiny_check
 
 def test_in_a_group_only_rank_0_reads_what_all_start_from(monkeypatch, tmp_path):
     cfg = config.from_dict({"run_dir": str(tmp_path), "model": {"init_checkpoint": "only/there.ckpt"}})
-    assert train_script._initial(cfg) == "only/there.ckpt"
+    assert _initial(cfg) == "only/there.ckpt"
     monkeypatch.setattr(runtime, "leads", lambda: False)
-    assert train_script._initial(cfg) is None
+    assert _initial(cfg) is None
 
 
 @pytest.mark.slow
@@ -269,6 +272,52 @@ def test_evaluation_by_class(call, tmp_path, tiny_checkpoint, capsys):
     assert "is a folder" in wrong(call, *base, "--output", tmp_path)
 
 
+def test_evaluation_takes_its_configuration_from_the_file(call, tmp_path, tiny_checkpoint, capsys):
+    """A checkpoint's own configuration, the recipe of its model, or the description beside an exported file."""
+    knowing, net = tmp_path / "knowing.ckpt", TinyNet(10)
+    cfg = config.from_dict({"model": {"name": "tiny_net"}, "data": {"batch_size": 100}})
+    checkpoint.save(knowing, net.parameters_dict(), meta={"num_classes": 10, "config": config.to_yaml(cfg)})
+    converted, file = tmp_path / "converted.ckpt", tmp_path / "net.mindir"
+    checkpoint.save(converted, net.parameters_dict(), meta={"model": "tiny_net", "num_classes": 10})
+    call("export", "--checkpoint", knowing, "--format", "mindir", "--batch", 50, "--output", file)
+    digits = ("data.name=digits", "data.image_size=32")
+
+    def score(*args):
+        output = tmp_path / "scores.json"
+        call("eval", "--output", output, "--checkpoint", *args)
+        return json.loads(output.read_text())
+
+    expected = score(knowing, "--config", DIGITS, "model.name=tiny_net")
+    for args in ((knowing,), (converted, *digits), (file, "data.name=digits")):
+        found = score(*args)
+        assert found["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+        assert [found[key] for key in ("top1", "count")] == [expected[key] for key in ("top1", "count")]
+
+    # What the file says is where it starts; overrides come after it.
+    images = ("data.name=imagefolder", f"data.path={make_images(tmp_path / 'images')}")
+    assert "has 10 classes, the model 2" in wrong(call, "eval", "--checkpoint", knowing, *images)
+    assert "model.num_classes=10, but the data have 2" in wrong(call, "eval", "--checkpoint", converted, *images)
+    assert "gives 10 classes, the data have 2" in wrong(call, "eval", "--checkpoint", file, *images)
+    assert "takes images of 32x32" in wrong(call, "eval", "--checkpoint", file, "data.image_size=24", digits[0])
+    assert "'optim.lr'" in wrong(call, "eval", "--checkpoint", knowing, "optim.lrr=1")
+    assert "not both" in wrong(call, "eval", "--checkpoint", knowing, "--config", DIGITS, "--model", "tiny_net")
+    Path(f"{file}.json").unlink()
+    assert f"{file}.json, which export.py writes" in wrong(call, "eval", "--checkpoint", file, digits[0])
+    bare = tmp_path / "bare.ckpt"
+    checkpoint.save(bare, net.parameters_dict())
+    assert "does not say of which model it is" in wrong(call, "eval", "--checkpoint", bare)
+
+
+def test_the_pictures_of_an_exported_file_are_prepared_as_its_description_says(tmp_path):
+    prepare = Preprocess(resize=250, crop=200, interpolation="bicubic")
+    about = Description("resnet50", 37, prepare, format="onnx", input_shape=(1, 3, 200, 200))
+    about.write(tmp_path / "net.onnx")
+    cfg = build.config_of_export(str(tmp_path / "net.onnx"))
+    assert preprocess_of(cfg.data) == prepare
+    assert (cfg.data.name, cfg.model.num_classes) == ("imagefolder", None)
+    assert build.config_of_export(str(tmp_path / "net.onnx"), ["data.image_size=100"]).data.image_size == 100
+
+
 @pytest.mark.parametrize("batch", [50, "dynamic"])
 def test_a_mindir_scores_as_its_checkpoint(call, tmp_path, tiny_checkpoint, batch):
     """The file has a batch of its own, whatever data.batch_size says."""
@@ -292,6 +341,8 @@ def test_a_mindir_scores_as_its_checkpoint(call, tmp_path, tiny_checkpoint, batc
     two = wrong(call, *base, "data.name=imagefolder", f"data.path={images}")
     assert "gives 10 classes, the data have 2" in two
     file.write_bytes(b"text" * 100)
+    assert "their sha256 differ" in wrong(call, *base)
+    Path(f"{file}.json").unlink()
     assert "cannot be loaded as MINDIR" in wrong(call, *base)
 
 

@@ -18,8 +18,7 @@ from acmix_ms.data.preprocess import Preprocess, preprocess_of
 from acmix_ms.deploy import lite, prediction
 from acmix_ms.engine import checkpoint
 from acmix_ms.errors import UserError
-from models import create_model
-from scripts import nets
+from models import build, create_model
 from scripts import verify as verify_script
 from tests.helpers.tiny import TinyNet, make_images, register
 
@@ -316,11 +315,11 @@ def test_names_of_classes_are_shown_safely(folder, tmp_path, capsys):
 
 def test_a_converted_checkpoint_prepares_pictures_as_the_recipe_of_its_model(tmp_path):
     saved = checkpoint.Checkpoint({}, {}, {"model": "swin_tiny", "num_classes": 1000})
-    data = nets.config_of(saved, "swin.safetensors", ["data.image_size=192"]).data
+    data = build.config_of(saved, "swin.safetensors", ["data.image_size=192"]).data
     assert (data.name, data.image_size, data.interpolation) == ("imagefolder", 192, "bicubic")
-    assert nets.config_of_model("botnet50").data.image_size == 224
+    assert build.config_of_model("botnet50").data.image_size == 224
     saved.meta.clear()
-    assert "does not say of which model it is" in wrong(nets.config_of, saved, "swin.safetensors")
+    assert "does not say of which model it is" in wrong(build.config_of, saved, "swin.safetensors")
 
 
 def test_without_lite_the_way_to_it_is_told(folder, tmp_path, monkeypatch):

@@ -1,4 +1,7 @@
-"""Nets as commands ask for them: by a configuration, by name, or by a checkpoint that says itself what it is of."""
+"""Nets as commands ask for them: by a configuration, by name, or by a checkpoint that says itself what it is of.
+
+This is the one place that knows how a configuration becomes a net. Importing it does not load MindSpore.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from acmix_ms import config, runtime
 from acmix_ms.arguments import ArgumentParser
+from acmix_ms.checkout import CONFIGS
 from acmix_ms.data.preprocess import Preprocess, preprocess_of
 from acmix_ms.deploy import SUFFIXES, CellRunner, Runner, description, open_file
 from acmix_ms.errors import UserError
@@ -19,22 +23,14 @@ if TYPE_CHECKING:
 
     from acmix_ms.engine.checkpoint import Checkpoint
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "classification"
 
-
-class Net(NamedTuple):
-    """A net in evaluation; how many classes it tells apart, and their names where the checkpoint has them."""
-
-    cell: nn.Cell
-    num_classes: int
-    classes: tuple[str, ...] | None
-
-
-def add_arguments(parser: ArgumentParser) -> None:
+# ---------------------------------------------------------------------------------------- what a command line names
+def add_arguments(parser: ArgumentParser, *, checkpoint_required: bool = False) -> None:
     """``--config``, ``--model``, ``--checkpoint`` and overrides: what `read` takes."""
     parser.add_config(required=False)
     parser.add_argument("--model", metavar="NAME", help="instead of --config; most checkpoints know theirs")
-    parser.add_argument("--checkpoint", metavar="FILE", help="the weights; without it they are random")
+    about = f"weights, or {', '.join(SUFFIXES)}" if checkpoint_required else "the weights; without it they are random"
+    parser.add_argument("--checkpoint", required=checkpoint_required, metavar="FILE", help=about)
 
 
 def check(args: Namespace) -> None:
@@ -51,8 +47,10 @@ def check(args: Namespace) -> None:
         require_checkpoint(args.checkpoint)
 
 
-def read(args: Namespace) -> tuple[config.Config, Checkpoint | None]:
+def read(args: Namespace, *, exported: bool = False) -> tuple[config.Config, Checkpoint | None]:
     """The configuration of the net that is named, and its checkpoint, if there is one.
+
+    With ``exported`` the checkpoint may also be an exported file, which is not read, but asked for its description.
 
     Raises:
         UserError: unreadable files, or a checkpoint that does not know its model.
@@ -64,15 +62,18 @@ def read(args: Namespace) -> tuple[config.Config, Checkpoint | None]:
         cfg = config_of_model(args.model, args.overrides)
     if not args.checkpoint:
         return cfg, None
+    if exported and Path(args.checkpoint).suffix in SUFFIXES:
+        return cfg or config_of_export(args.checkpoint, args.overrides), None
     from acmix_ms.engine import checkpoint
 
     saved = checkpoint.read(args.checkpoint)
     return cfg or config_of(saved, args.checkpoint, args.overrides), saved
 
 
+# --------------------------------------------------------------------------------------------------- configurations
 def config_of_model(name: str, overrides: Sequence[str] = ()) -> config.Config:
     """The recipe of a model, which says how its pictures are prepared; of one without recipe the defaults."""
-    for file in (CONFIGS / f"{name}_imagenet.yaml", CONFIGS / f"{name}.yaml"):
+    for file in (CONFIGS / "classification" / f"{name}{ending}.yaml" for ending in ("_imagenet", "")):
         if file.is_file():
             return config.load(file, overrides)
     return config.for_model(name, overrides)
@@ -91,25 +92,62 @@ def config_of(saved: Checkpoint, path: str, overrides: Sequence[str] = ()) -> co
             f"{path} does not say of which model it is: give --config or --model, or a file that train.py or "
             "convert_torch.py wrote"
         )
-    return config_of_model(saved.meta["model"], overrides)
+    count = saved.meta.get("num_classes")
+    return config_of_model(saved.meta["model"], [*([f"model.num_classes={count}"] if count else []), *overrides])
 
 
-def build(
+def config_of_export(path: str, overrides: Sequence[str] = ()) -> config.Config:
+    """The recipe of the net in an exported file, with pictures prepared as the file's description says.
+
+    Raises:
+        UserError: there is no description.
+    """
+    about = description.read(path)
+    prepare = about.preprocess
+    known = [f"task={about.task}", "model.num_classes=null", f"data.image_size={prepare.crop}"]
+    known += [f"data.interpolation={prepare.interpolation}", f"data.resize={prepare.resize_method}"]
+    known.append(f"data.eval_crop_ratio={prepare.crop / prepare.resize}")
+    return config_of_model(about.model, [*known, *overrides])
+
+
+# -------------------------------------------------------------------------------------------------------------- nets
+def create(cfg: config.Config, num_classes: int) -> nn.Cell:
+    """The net that a configuration describes, with random weights.
+
+    Raises:
+        UserError: unknown model, or arguments that it does not take; another task than classification.
+    """
+    config.require_task(cfg, "classification")
+    from .registry import create_model
+
+    return create_model(cfg.model.name, num_classes=num_classes, **cfg.model.kwargs)
+
+
+class Net(NamedTuple):
+    """A net in evaluation; how many classes it tells apart, and their names where the checkpoint has them."""
+
+    cell: nn.Cell
+    num_classes: int
+    classes: tuple[str, ...] | None
+
+
+def net_of(
     cfg: config.Config, saved: Checkpoint | None = None, path: str | None = None, num_classes: int | None = None
 ) -> Net:
     """The net of ``cfg`` with the weights of a checkpoint that came from ``path``, or random ones.
 
+    Args:
+        num_classes: by default as many as the checkpoint has, or ``cfg``; 10 of digits, else 1000.
+
     Raises:
         UserError: the checkpoint is of another net.
     """
-    config.require_task(cfg, "classification")
     from acmix_ms.engine import checkpoint
-    from models import create_model
 
     meta = saved.meta if saved else {}
     count = num_classes or meta.get("num_classes") or cfg.model.num_classes
     count = count or (10 if cfg.data.name == "digits" else 1000)
-    cell = create_model(cfg.model.name, num_classes=count, **cfg.model.kwargs).set_train(False)
+    cell = create(cfg, count).set_train(False)
     if saved:
         checkpoint.assign_weights(cell, saved, path)
     names = meta.get("class_names") or ()
@@ -142,5 +180,5 @@ def open_net(path: str, args: Namespace, *, mode: str = "graph") -> Opened:
         return Opened(open_file(path), about.preprocess, about.classes, precision=about.precision)
     cfg, saved = read(args)
     runtime.start(cfg.runtime.device, mode, cfg.seed)
-    net = build(cfg, saved, path)
+    net = net_of(cfg, saved, path)
     return Opened(CellRunner(net.cell, path, batch=1), preprocess_of(cfg.data), net.classes, net, cfg.data)
