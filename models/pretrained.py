@@ -40,6 +40,24 @@ def _listing(title: str, names: list[str]) -> list[str]:
     return [f"{len(names)} {title}: {', '.join(names[:LISTED])}{more}"]
 
 
+def _as_weights(name: str, value: np.ndarray) -> np.ndarray:
+    """The value of a key of a state dict in float32.
+
+    Raises:
+        UserError: it is not of real numbers, or some of them are nan, infinite or too large for float32.
+    """
+    if value.dtype.kind not in "fiu":
+        raise UserError(f"state dict: {name} is of type {value.dtype}; give real numbers, such as float32")
+    with np.errstate(over="ignore"):
+        value = value.astype(np.float32)
+    bad = value.size - int(np.isfinite(value).sum())
+    if bad:
+        raise UserError(
+            f"state dict: {name} is nan or infinite in {bad} of {value.size} values; give weights of a good training"
+        )
+    return value
+
+
 def load_torch_state(net: nn.Cell, state: Mapping[str, np.ndarray], *, drop_head: bool = False) -> list[str]:
     """Load an official PyTorch state dict into a model of this zoo or into a bare `ACmix` / `WindowACmix`.
 
@@ -56,7 +74,8 @@ def load_torch_state(net: nn.Cell, state: Mapping[str, np.ndarray], *, drop_head
         Names (official) that were dropped or stay as initialised because of ``drop_head``.
 
     Raises:
-        UserError: (a ValueError) missing, unexpected and mis-shaped keys, listed.
+        UserError: (a ValueError) missing, unexpected and mis-shaped keys, listed; a key whose values are complex, nan
+            or infinite.
     """
     if hasattr(net, "translate_official"):
         state = net.translate_official(state)
@@ -81,9 +100,9 @@ def load_torch_state(net: nn.Cell, state: Mapping[str, np.ndarray], *, drop_head
     if problems:
         hint = "" if drop_head else " (drop_head=True leaves out a classifier of another num_classes)"
         raise UserError(f"state dict does not fit {type(net).__name__}: {'; '.join(problems)}{hint}")
-    for name, parameter in parameters.items():
-        if name not in dropped:
-            runtime.assign(parameter, arrays[name])
+    taken = {name: _as_weights(name, arrays[name]) for name in parameters if name not in dropped}
+    for name, value in taken.items():
+        runtime.assign(parameters[name], value)
     return dropped
 
 

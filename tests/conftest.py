@@ -77,7 +77,7 @@ def run_cli(tmp_path: Path) -> Callable[..., CliResult]:
 
 @pytest.fixture(scope="session")
 def vectors() -> Callable[[str], dict[str, np.ndarray]]:
-    """``vectors("acmix_64_64_k7_h4_s1_14x14")``: the arrays of a reference file; without the file the test skips."""
+    """``vectors("acmix_64_64_k7_h4_s1_14x14")``: the arrays of a reference file; a missing one is a failure."""
 
     def load(name: str) -> dict[str, np.ndarray]:
         for folder in VECTOR_FOLDERS:
@@ -85,6 +85,6 @@ def vectors() -> Callable[[str], dict[str, np.ndarray]]:
             if path.is_file():
                 with np.load(path) as arrays:
                     return dict(arrays)
-        pytest.skip(f"reference vectors {name}.npz are neither in " + " nor in ".join(map(str, VECTOR_FOLDERS)))
+        pytest.fail(f"reference vectors {name}.npz are neither in " + " nor in ".join(map(str, VECTOR_FOLDERS)))
 
     return load

@@ -13,7 +13,6 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
-from acmix_ms.errors import UserError
 from acmix_ms.ops import kernels
 
 
@@ -98,15 +97,6 @@ def reduce_tokens(x: Tensor, height: int, width: int, sr_ratio: int, sr, norm):
 
 
 # ----------------------------------------------------------------------------------------- Stage II: attention path
-@ops.constexpr
-def check_tokens(length: int, height: int, width: int, sr_ratio: int) -> None:
-    """Raise UserError unless there is a token for each pixel, or one more in front where nothing is reduced."""
-    if length == height * width + 1 and sr_ratio > 1:
-        raise UserError(f"a class token has no place in a reduced map: sr_ratio={sr_ratio}, use sr_ratio=1")
-    if length not in (height * width, height * width + 1):
-        raise UserError(f"{length} tokens do not fit a map of {height}x{width}, with or without a class token")
-
-
 def weighted_sum(logits: Tensor, v: Tensor, dropout) -> Tensor:
     """softmax(logits) v, the softmax and the `nn.Dropout` after it in float32.
 
@@ -125,15 +115,6 @@ def token_heads(x: Tensor, heads: int) -> Tensor:
 def merge_token_heads(x: Tensor) -> Tensor:
     """(B, N, L, d) -> tokens (B, L, N*d)."""
     return ops.transpose(x, (0, 2, 1, 3)).reshape(-1, x.shape[2], x.shape[1] * x.shape[3])
-
-
-@ops.constexpr
-def check_window(height: int, width: int, window: tuple[int, int]) -> None:
-    """Raise UserError unless the map is made of whole windows."""
-    if height % window[0] or width % window[1]:
-        raise UserError(
-            f"map of {height}x{width}: height and width must be multiples of window_size={window}, pad the map first"
-        )
 
 
 @ops.constexpr

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from acmix_ms.ops import fold, kernels
+from acmix_ms.ops import fold, inputs, kernels
 from acmix_ms.ops import functional as F
 from acmix_ms.ops.fold import Costs, array, parameter
 from acmix_ms.ops.neighborhood import aggregate, neighborhood_attention, unfold
@@ -155,7 +155,8 @@ class FusedACmix(nn.Cell):
     def __init__(self, cell, norm: nn.BatchNorm2d | None, costs: Costs):
         super().__init__()
         channels, self.num_heads = cell.out_channels, cell.num_heads
-        self.out_channels, self.stride, self.dilation = channels, cell.stride, cell.dilation
+        self.in_channels, self.out_channels = cell.in_channels, channels
+        self.stride, self.dilation = cell.stride, cell.dilation
         self.attn_kernel_size, self.backend = cell.attn_kernel_size, cell.backend
         self.has_attention, self.has_conv = cell.mix != "conv", cell.mix != "attention"
         alpha, beta = fold.rates(cell)
@@ -183,6 +184,7 @@ class FusedACmix(nn.Cell):
             self.bias = parameter(bias, "bias")
 
     def construct(self, x: Tensor) -> Tensor:
+        inputs.check_map(self.cls_name, x, self.in_channels)
         if not self.has_attention and self.own_projection:
             return self.conv(x)
         qkv = F.project(x, self.weight, None)  # (B, 3C, H, W)
@@ -237,7 +239,8 @@ class FusedPatchwise(nn.Cell):
     def __init__(self, cell, norm: nn.BatchNorm2d | None, costs: Costs):
         super().__init__()
         channels, rel = cell.out_channels, cell.rel_channels
-        self.out_channels, self.rel_channels, self.share_channels = channels, rel, cell.share_channels
+        self.in_channels, self.out_channels = cell.in_channels, channels
+        self.rel_channels, self.share_channels = rel, cell.share_channels
         self.stride, self.dilation, self.attn_kernel_size = cell.stride, cell.dilation, cell.attn_kernel_size
         self.has_attention, self.has_conv = cell.mix != "conv", cell.mix != "attention"
         alpha, beta = fold.rates(cell)
@@ -274,6 +277,7 @@ class FusedPatchwise(nn.Cell):
             self.bias = parameter(bias, "bias")
 
     def construct(self, x: Tensor) -> Tensor:
+        inputs.check_map(self.cls_name, x, self.in_channels)
         if not self.has_attention and self.own_projection:
             return self.conv(x)
         qkv = F.project(x, self.weight, self.bias)  # (B, 2r + m, H, W)

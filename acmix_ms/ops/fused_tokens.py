@@ -10,7 +10,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from acmix_ms.ops import fold, kernels
+from acmix_ms.ops import fold, inputs, kernels
 from acmix_ms.ops import functional as F
 from acmix_ms.ops.fold import Costs, array, bias_or_zeros, parameter
 from acmix_ms.ops.fused import conv_path, size_of
@@ -77,8 +77,7 @@ class FusedWindowACmix(_FusedTokens):
             self.table, self.index = parameter(table, "table"), cell.relative_position_index
 
     def construct(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        height, width = x.shape[1], x.shape[2]
-        F.check_window(height, width, self.window_size)
+        inputs.check_window(self.cls_name, x, mask, self.dim, self.window_size)
         source = x
         if self.projects:
             qkv = kernels.linear(x, self.qkv_weight, self.qkv_bias if self.has_bias else None)  # (B, H, W, 3C)
@@ -139,7 +138,7 @@ class FusedReductionACmix(_FusedTokens):
                 self.q_bias, self.kv_bias = parameter(bias[:dim], "q_bias"), parameter(bias[dim:], "kv_bias")
 
     def construct(self, x: Tensor, height: int, width: int) -> Tensor:
-        F.check_tokens(x.shape[1], height, width, self.sr_ratio)
+        inputs.check_tokens(self.cls_name, x, self.dim, height, width, self.sr_ratio)
         reduced, low_h, low_w = x, height, width
         if self.sr_ratio > 1:
             reduced, low_h, low_w = F.reduce_tokens(x, height, width, self.sr_ratio, self.sr, self.norm)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mindspore import Tensor, nn, ops
 
 from acmix_ms.ops import functional as F
+from acmix_ms.ops import inputs
 from acmix_ms.ops.base import TwoPaths, check_multiple, check_odd, check_operator, check_positive
 from acmix_ms.ops.fold import Costs, fold_norm
 from acmix_ms.ops.fused import FusedPatchwise
@@ -31,7 +32,7 @@ class PatchwiseACmix(TwoPaths):
         attn_kernel_size, conv_kernel_size, stride, dilation, shift, mix: as in `ACmix`.
 
     Raises:
-        UserError: (a ValueError) an argument that cannot work, named with its value.
+        UserError: (a ValueError) an argument, or an input, that cannot work, named with its value.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class PatchwiseACmix(TwoPaths):
         self.build_rates(mix)
 
     def construct(self, x: Tensor) -> Tensor:
+        inputs.check_map(self.cls_name, x, self.in_channels)
         q = F.project(x, self.conv1.weight, self.conv1.bias)  # (B, r, H, W)
         k = F.project(x, self.conv2.weight, self.conv2.bias)
         v = F.project(x, self.conv3.weight, self.conv3.bias)  # (B, m, H, W)

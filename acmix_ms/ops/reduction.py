@@ -6,7 +6,7 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from acmix_ms.ops import functional as F
-from acmix_ms.ops import kernels
+from acmix_ms.ops import inputs, kernels
 from acmix_ms.ops.base import TwoPaths, check_operator, check_positive
 from acmix_ms.ops.fold import Costs
 from acmix_ms.ops.fused_tokens import FusedReductionACmix
@@ -36,7 +36,7 @@ class SpatialReductionACmix(TwoPaths):
         conv_kernel_size, shift, mix: as in `ACmix`.
 
     Raises:
-        UserError: (a ValueError) an argument that cannot work, or tokens that do not fit the map.
+        UserError: (a ValueError) an argument, or an input, that cannot work, named with its value.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class SpatialReductionACmix(TwoPaths):
 
     def construct(self, x: Tensor, height: int, width: int) -> Tensor:
         """x (B, L, C), L = height*width or one more for a class token in front -> (B, L, C)."""
-        F.check_tokens(x.shape[1], height, width, self.sr_ratio)
+        inputs.check_tokens(self.cls_name, x, self.dim, height, width, self.sr_ratio)
         has_class = x.shape[1] != height * width
         q = kernels.linear(x, self.q.weight, self.q.bias if self.q.has_bias else None)  # (B, L, C)
         reduced, low_h, low_w = self.reduce(x, height, width)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mindspore import Tensor, nn, ops
 
 from acmix_ms.ops import functional as F
+from acmix_ms.ops import inputs
 from acmix_ms.ops.base import TwoPaths, check_choice, check_odd, check_operator, check_positive
 from acmix_ms.ops.fold import Costs
 from acmix_ms.ops.fused import FusedACmix
@@ -37,7 +38,7 @@ class ACmix(TwoPaths):
         backend: ``"halo"`` (fast) or ``"unfold"`` (plain form, for comparison).
 
     Raises:
-        UserError: (a ValueError) an argument that cannot work, named with its value.
+        UserError: (a ValueError) an argument, or an input, that cannot work, named with its value.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class ACmix(TwoPaths):
         self.build_rates(mix)
 
     def construct(self, x: Tensor) -> Tensor:
+        inputs.check_map(self.cls_name, x, self.in_channels)
         # One product for the three: fewer passes over x, and what the convolution path takes.
         weight = ops.cat((self.conv1.weight, self.conv2.weight, self.conv3.weight), 0)
         bias = ops.cat((self.conv1.bias, self.conv2.bias, self.conv3.bias), 0)

@@ -9,7 +9,7 @@ from mindspore.common.initializer import TruncatedNormal, initializer
 
 from acmix_ms.errors import UserError
 from acmix_ms.ops import functional as F
-from acmix_ms.ops import kernels
+from acmix_ms.ops import inputs, kernels
 from acmix_ms.ops.base import TwoPaths, check_operator, check_positive
 from acmix_ms.ops.fold import Costs
 from acmix_ms.ops.fused_tokens import FusedWindowACmix
@@ -32,7 +32,7 @@ class WindowACmix(TwoPaths):
         conv_kernel_size, shift, mix: as in `ACmix`.
 
     Raises:
-        UserError: (a ValueError) an argument, or a map size, that cannot work.
+        UserError: (a ValueError) an argument, or an input, that cannot work, named with its value.
     """
 
     def __init__(
@@ -74,8 +74,7 @@ class WindowACmix(TwoPaths):
 
     def construct(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x (B, H, W, C), mask (nW, L, L) added to the logits or None -> (B, H, W, C)."""
-        height, width = x.shape[1], x.shape[2]
-        F.check_window(height, width, self.window_size)
+        inputs.check_window(self.cls_name, x, mask, self.dim, self.window_size)
         qkv = self.project(x)  # (B, H, W, 3C)
         if self.mix == "attention":
             return self.proj_drop(self.attention_path(qkv, mask))

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import mindspore as ms
+import numpy as np
 import pytest
 
 from acmix_ms import runtime
@@ -161,7 +162,7 @@ def test_a_full_disk_that_becomes_free_again_costs_nothing(tmp_path, monkeypatch
 
 def test_a_damaged_newest_state_is_reported_and_the_one_before_is_taken(tmp_path, capsys):
     make_trainer(tmp_path / "run").fit()
-    expected = digest(tmp_path / "run")
+    expected = checkpoint.read(tmp_path / "run" / run_dir.LAST)
     newest = tmp_path / "run" / "step-00000022.ckpt"
     damaged = bytearray(newest.read_bytes())
     damaged[len(damaged) // 2] ^= 1
@@ -173,8 +174,13 @@ def test_a_damaged_newest_state_is_reported_and_the_one_before_is_taken(tmp_path
     assert "resumed from" in said
     assert trainer.epoch == 1
     trainer.fit()
-    assert checkpoint.read(tmp_path / "run" / run_dir.LAST).meta["step"] == 22
-    assert len(digest(tmp_path / "run")) == len(expected)  # equal only with one thread, which the process test holds
+    again = checkpoint.read(tmp_path / "run" / run_dir.LAST)
+    assert (again.meta["step"], again.meta["epoch"]) == (22, 2)
+    # The same training but for rounding; the same bits only with one thread, which the process test holds.
+    for found, wanted in ((again.weights, expected.weights), (again.state, expected.state)):
+        assert found.keys() == wanted.keys()
+        for name, value in wanted.items():
+            assert np.allclose(found[name], value, rtol=1e-3, atol=1e-4), name
 
     for path in (tmp_path / "run").glob("step-*.ckpt"):
         path.write_bytes(path.read_bytes()[:-100])

@@ -248,7 +248,8 @@ def swin_block_state(file: dict) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("mode", ["pynative", "graph"])
 @pytest.mark.parametrize("shift", [0, 3])
 def test_swin_block_equals_official(vectors, shift, mode):
-    file = vectors(f"swinblock_acmix_96_h3_w7_14x14_shift{shift}")
+    name = f"swinblock_acmix_96_h3_w7_14x14_shift{shift}"
+    file = {**vectors(name), **vectors(f"{name}_gradients")}
     runtime.start(mode=mode)
     net = SwinBlock(96, 3, 7, shift)
     load_torch_state(net, swin_block_state(file))

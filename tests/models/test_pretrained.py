@@ -73,6 +73,28 @@ def test_what_does_not_fit_is_listed_and_nothing_is_loaded():
     assert all(np.array_equal(p.asnumpy(), before[p.name]) for p in net.get_parameters())
 
 
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (np.full((16,), 1j, np.complex64), "bn1.weight is of type complex64; give real numbers"),
+        (np.array([True] * 16), "bn1.weight is of type bool; give real numbers"),
+        (np.array([np.nan] * 2 + [1.0] * 14, np.float32), "bn1.weight is nan or infinite in 2 of 16 values; give"),
+        (np.array([-np.inf] + [1.0] * 15, np.float16), "bn1.weight is nan or infinite in 1 of 16 values; give"),
+        (np.array([1e300] + [1.0] * 15), "bn1.weight is nan or infinite in 1 of 16 values; give"),
+    ],
+    ids=["complex", "bool", "nan", "infinite", "too large for float32"],
+)
+def test_values_that_are_no_weights_are_named_and_nothing_is_loaded(bad, said):
+    net = digits()
+    before = {p.name: p.asnumpy().copy() for p in net.get_parameters()}
+    with pytest.raises(UserError, match=f"^state dict: {said}"):
+        load_torch_state(net, {**official(net), "bn1.weight": bad})
+    assert all(np.array_equal(p.asnumpy(), before[p.name]) for p in net.get_parameters())
+    # Of a classifier that is left out nothing is asked.
+    state = {**official(digits(7)), "fc.bias": np.full((7,), np.nan, np.float32)}
+    assert load_torch_state(net, state, drop_head=True) == ["fc.weight", "fc.bias"]
+
+
 def test_long_lists_are_cut():
     with pytest.raises(UserError, match=r"missing: .* and \d+ more"):
         load_torch_state(digits(), {})

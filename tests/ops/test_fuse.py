@@ -134,6 +134,28 @@ def test_a_mistake_would_be_seen(monkeypatch, form, conv):
     assert relative_difference(after(*inputs), expected) < TOLERANCE
 
 
+def with_small_variances(net: nn.Cell) -> nn.Cell:
+    """Variances from far below a norm's epsilon to far above it, with gains that keep the outputs where they were."""
+    for _, cell in net.cells_and_names():
+        if isinstance(cell, nn.BatchNorm2d):
+            variance = np.geomspace(1e-7, 1e-1, cell.num_features)
+            gain = cell.gamma.asnumpy() * np.sqrt(variance + cell.eps)
+            cell.moving_variance.set_data(Tensor(variance.astype(np.float32)))
+            cell.gamma.set_data(Tensor(gain.astype(np.float32)))
+    return net
+
+
+@pytest.mark.parametrize("conv", FORMS)
+@pytest.mark.parametrize("form", ["sliding", "patchwise"])
+def test_epsilon_of_a_norm_matters(monkeypatch, form, conv):
+    """Where a channel hardly varies, the epsilon is all that its scale is made of."""
+    force(monkeypatch, conv)
+    net, inputs = build(form)
+    check(with_small_variances(net), inputs)
+    conv = nn.SequentialCell(nn.Conv2d(6, 16, 3), nn.BatchNorm2d(16))
+    check(with_small_variances(randomise(conv)).set_train(False), inputs)
+
+
 # ------------------------------------------------------------------------------------------------------------ nets
 def test_the_net_is_left_as_it_was():
     net, inputs = build("sliding")
