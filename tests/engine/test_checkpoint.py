@@ -51,6 +51,13 @@ def test_round_trip(net, saved):
     assert same(values(other), values(net))
 
 
+def test_the_checksum_covers_names_types_shapes_values_and_what_is_said():
+    zeros = np.zeros((2, 3), np.float32)
+    entries = [{"a": zeros}, {"b": zeros}, {"a": zeros.T}, {"a": zeros.view(np.int32)}, {"a": zeros + 1}]
+    found = [checkpoint._checksum(each, {}) for each in entries] + [checkpoint._checksum(entries[0], {"epoch": 1})]
+    assert len(set(found)) == len(found)
+
+
 def test_plain_mindspore_reads_it(net, saved):
     other = TinyNet()
     missing, _ = ms.load_param_into_net(other, ms.load_checkpoint(str(saved)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -67,6 +69,8 @@ def test_averages_are_validated_saved_and_evaluated(tmp_path, monkeypatch):
 
     assert top1(run_dir.LAST, True) == top1(run_dir.BEST, False) == top1(run_dir.BEST, True)
     assert top1(run_dir.LAST, False) != top1(run_dir.LAST, True)
+    # What was validated while it trained were the averages as well.
+    assert json.loads((tmp_path / run_dir.BEST_SCORES).read_text())["loss"] == pytest.approx(top1(run_dir.BEST, False))
     (tmp_path / "x.mindir").write_bytes(b"")
     with pytest.raises(UserError, match="--weights ema: .*x.mindir has one set of weights"):
         top1("x.mindir", True)

@@ -20,9 +20,15 @@ from acmix_ms.config import OptimConfig
 from acmix_ms.data import create_loader
 from acmix_ms.engine import checkpoint, logger, precision
 from acmix_ms.engine.evaluation import evaluate
+<<<<<<< ours
 from acmix_ms.engine.metrics import Accuracy
 from acmix_ms.engine.metrics.classification import label_rank
 from acmix_ms.engine.optim import build_optimizer, learning_rate, parameter_groups, set_learning_rate, total_steps
+=======
+from acmix_ms.engine.losses import cross_entropy
+from acmix_ms.engine.metrics import Accuracy, label_rank
+from acmix_ms.engine.optim import build_optimizer, learning_rate, parameter_groups, set_learning_rate
+>>>>>>> theirs
 from acmix_ms.engine.trainer import Trainer
 from acmix_ms.errors import UserError
 from models import create_model
@@ -50,6 +56,7 @@ def test_rate_scales_with_the_global_batch():
     assert learning_rate(0, cfg, steps_per_epoch=10, global_batch=1024) == pytest.approx(1e-3)
 
 
+<<<<<<< ours
 def rates(config, steps, steps_per_epoch=5):
     return [learning_rate(step, config, steps_per_epoch, global_batch=64) for step in steps]
 
@@ -89,6 +96,11 @@ def test_a_run_in_iterations_ends_within_an_epoch_validated_and_saved(tmp_path, 
     done = make_trainer(tmp_path, optim__iterations=14, train__resume=True)
     assert done.fit()["steps"] == 14, "nothing is left to do"
     assert list(csv.DictReader(open(tmp_path / "log.csv"))) == rows
+=======
+def test_the_last_rate_scales_with_the_global_batch():
+    cfg = OptimConfig(lr=5e-4, min_lr=1e-5, lr_reference_batch=512, epochs=1, warmup_epochs=0)
+    assert learning_rate(10, cfg, steps_per_epoch=10, global_batch=1024) == pytest.approx(2e-5)
+>>>>>>> theirs
 
 
 def test_no_decay_for_norms_biases_and_rates():
@@ -236,6 +248,34 @@ def test_sixteen_bits_train_under_plain_names(tmp_path, precision, capsys):
     assert not np.array_equal(before, saved.weights["fc.weight"])
     assert saved.state["scaler.scale_value"] >= 1
     checkpoint.load_weights(TinyNet(), tmp_path / "best.ckpt")
+
+
+def test_gradients_are_unscaled_and_clipped(tmp_path):
+    """The length of the first step of SGD with rate 1 is that of the gradient, or what that is clipped to."""
+    start = {name: parameter.asnumpy() for name, parameter in TinyNet().parameters_dict().items()}
+
+    def trainer_and_batch(folder, **changes):
+        net = TinyNet()
+        ms.load_param_into_net(net, {name: ms.Parameter(value) for name, value in start.items()})
+        trainer = make_trainer(folder, net, optim__weight_decay=0.0, **changes)
+        set_learning_rate(trainer.optimizer, 1.0)
+        trainer.model.set_train(True)
+        return trainer, [ms.Tensor(part) for part in next(trainer.train_loader.epoch(0))]
+
+    def length(trainer, batch):
+        trainer.train_step(*batch)
+        moved = (p.asnumpy().astype(np.float64) - start[p.name] for p in trainer.net.trainable_params())
+        return np.sqrt(sum((change**2).sum() for change in moved))
+
+    clipped, batch = trainer_and_batch(tmp_path / "clipped", optim__clip_norm=0.01)
+    assert length(clipped, batch) == pytest.approx(0.01, rel=1e-3)
+    free, batch = trainer_and_batch(tmp_path / "free", train__precision="mixed", optim__clip_norm=0.0)
+    runtime.start("CPU", "pynative")
+    gradients = ms.grad(lambda x, y: cross_entropy(free.net(x), y, 0.1), None, free.net.trainable_params())(*batch)
+    expected = np.sqrt(sum((g.asnumpy().astype(np.float64) ** 2).sum() for g in gradients))
+    runtime.start("CPU", "graph")
+    assert expected > 0.1
+    assert length(free, batch) == pytest.approx(expected, rel=0.02)
 
 
 def test_overflow_skips_the_step_and_lowers_the_scale(tmp_path):

@@ -34,6 +34,7 @@ CASES = {
     "softmax_product, long rows": (kernels.softmax_product, [tensor(6, 5, 40, scale=3), tensor(6, 40, 4)]),
     "softmax_product, short rows": (kernels.softmax_product, [tensor(6, 5, 7, scale=3), tensor(6, 7, 4)]),
     "LayerNorm": (Norm(), [tensor(3, 5, 12, scale=2, offset=7)]),
+    "LayerNorm, nearly constant rows": (Norm(), [tensor(3, 5, 12, scale=3e-3)]),
     "add_channels, rows": (kernels.add_channels, [tensor(8, 5), tensor(5)]),
     "add_channels, maps": (kernels.add_channels, [tensor(2, 5, 4, 3), tensor(5)]),
     "add_rows": (kernels.add_rows, [tensor(4, 2, 3, 5), tensor(3, 5)]),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from acmix_ms import ACmix, WindowACmix, runtime
+from acmix_ms import ACmix, SpatialReductionACmix, WindowACmix, runtime
 from acmix_ms.ops import functional as F
 from acmix_ms.ops import kernels, reference
 from acmix_ms.ops.neighborhood import reflect_index
@@ -258,6 +258,49 @@ def test_half_precision_stays_finite_with_sharp_attention():
     q, k = (F.project(x, c.weight, c.bias).asnumpy().astype(np.float64) for c in (net.conv1, net.conv2))
     assert np.abs(q[:, :4] * k[:, :4]).sum(1).max() / 2 > logits_reach
     assert np.isfinite(net(x).asnumpy()).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "inputs"),
+    [
+        (lambda **drop: WindowACmix(16, (3, 2), 2, **drop), (Tensor(np.ones((2, 6, 8, 16), np.float32)),)),
+        (lambda **drop: SpatialReductionACmix(16, 2, **drop), (Tensor(np.ones((2, 48, 16), np.float32)), 6, 8)),
+    ],
+    ids=["window", "global"],
+)
+def test_dropout_is_of_training_alone(make, inputs):
+    plain = make()
+    filled(plain)
+    expected = plain(*inputs).asnumpy()
+    for drop in ("attn_drop", "proj_drop"):
+        net = make(**{drop: 0.5})
+        ms.load_param_into_net(net, plain.parameters_dict())
+        assert np.array_equal(net.set_train(False)(*inputs).asnumpy(), expected)
+        first, second = (net.set_train(True)(*inputs).asnumpy() for _ in range(2))
+        assert not np.array_equal(first, second)
+        assert (0.4 < (first == 0).mean() < 0.6) == (drop == "proj_drop")
+
+
+def test_softmax_and_positions_stay_in_float32(monkeypatch):
+    logits, grids = [], []
+    product, project = kernels.softmax_product, F.project
+
+    def softmax_product(given, v):
+        logits.append((given.dtype, v.dtype))
+        return product(given, v)
+
+    def watched(x, *more):
+        grids.extend([x.dtype] if x.shape[1] == 2 else [])  # the grid has two channels
+        return project(x, *more)
+
+    monkeypatch.setattr(kernels, "softmax_product", softmax_product)
+    monkeypatch.setattr(F, "project", watched)
+    for backend in ("halo", "unfold"):
+        ACmix(8, 16, backend=backend)(Tensor(np.ones((1, 8, 9, 9)), ms.float16))
+    WindowACmix(16, 3, 4)(Tensor(np.ones((1, 9, 9, 16)), ms.float16))
+    SpatialReductionACmix(16, 4)(Tensor(np.ones((1, 12, 16)), ms.float16), 3, 4)
+    assert logits == [(ms.float32, ms.float16)] * 4
+    assert grids == [ms.float32] * 2
 
 
 def test_to_float_runs_in_half_precision():
