@@ -250,7 +250,7 @@ def test_a_description_lies_beside_the_file(tmp_path):
     assert (found.classes, found.preprocess, found.input_shape) == (about.classes, about.preprocess, (None, 3, 32, 32))
 
     export(TinyNet(), "onnx", path, image_size=32, force=True)
-    with pytest.raises(UserError, match="net.onnx.json, which export.py writes beside the file, is not there: copy both"):
+    with pytest.raises(UserError, match="net.onnx.json, which export.py writes beside the file, is not there"):
         description.read(path)
     for text in ("{", "[]", "{}", '{"preprocess": {"size": 3}}'):
         (tmp_path / "net.onnx.json").write_text(text)
