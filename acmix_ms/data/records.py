@@ -13,6 +13,7 @@ import errno
 import itertools
 import json
 import os
+import re
 import shutil
 import sqlite3
 from collections.abc import Iterable
@@ -131,7 +132,7 @@ def _split(values: dict) -> Split:
         raise ValueError("no number of images, files or bytes")
     if not _are_texts(*names, *split.skipped, *split.skipped.values()):
         raise ValueError("no name")
-    if any(Path(name).name != name for name in names):  # the files lie in the folder itself
+    if not all(re.fullmatch(r"\w+\.mindrecord\d*", name) for name in names):  # no path: they lie in the folder itself
         raise ValueError("no name of a file in the folder")
     return split
 

@@ -383,7 +383,7 @@ def test_wrong_descriptions_are_named(copied):
         *({"train": {**split, "planned": value}} for value in (True, "1", -1, None)),
         *({"train": {**split, "skipped": value}} for value in ([], 3, {"a": 3})),
         *({"train": {**split, "files": [{**file, "size": value}]}} for value in ("3", -3, True, 1e9)),
-        *({"train": {**split, "files": [{**file, "name": value}]}} for value in ("../a", "/a", "", 3)),
+        *({"train": {**split, "files": [{**file, "name": value}]}} for value in ("../a", "/a", "..", "", 3)),
         *({"class_names": value} for value in ("abc", [1], {"a": 1}, None)),
         *({"source": []}, {"more": 1}),
     ]
