@@ -240,11 +240,15 @@ def _read_ckpt(path: Path) -> tuple[dict[str, np.ndarray], bytes | None]:
     return entries, None if header is None else header.tobytes()
 
 
+def _of_mindspore(value: np.ndarray) -> np.ndarray:
+    return value.view(ckpt_file.bfloat16()) if value.dtype.name == "bfloat16" else value
+
+
 def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], bytes | None]:
     try:
         with safetensors.safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
-            entries = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            entries = {name: _of_mindspore(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
     except OSError as error:
         raise UserError(f"checkpoint {path} cannot be read: {error.strerror or error}") from error
     # Types and shapes that NumPy does not have are other errors than damage.

@@ -218,9 +218,16 @@ def _check_size(tensor: _Tensor) -> None:
         raise DamagedError(f"damaged: {tensor.name} ({tensor.type}, {list(tensor.dims)}) has {given} bytes")
 
 
+def bfloat16() -> np.dtype:
+    """MindSpore's type. The name alone gives that of whichever library has registered it last, such as ml_dtypes."""
+    from mindspore.common import np_dtype
+
+    return np.dtype(np_dtype.bfloat16)
+
+
 def _dtype(tensor: _Tensor) -> np.dtype:
     try:
-        return np.dtype("bfloat16") if tensor.type == BFLOAT16 else TYPES[tensor.type]
+        return bfloat16() if tensor.type == BFLOAT16 else TYPES[tensor.type]
     except (KeyError, TypeError) as error:
         raise DamagedError(f"damaged: {tensor.name} has the type {tensor.type}, which is not known") from error
 

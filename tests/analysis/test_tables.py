@@ -154,7 +154,7 @@ def test_breakdown_adds_up(capsys, script):
         (["--model", "acmix_resnet5"], "unknown model 'acmix_resnet5': did you mean"),
         (["--model", "resnet26", "kernel_shape=3"], "does not take this argument"),
         (["--model", "acmix_resnet26", "shift=left"], "shift='left': choose from"),
-        (["--model", "resnet26", "in_channels=three"], "cannot be built with {'in_channels': 'three'}"),
+        (["--model", "resnet26", "in_channels=three"], "in_channels='three': give an integer of at least 1"),
         (["--model", "resnet26", "stem"], "'stem': give options of the model as key=value"),
         (["--model", "resnet26", "stem=[a"], "the value is no YAML"),
         (["--model", "resnet26", "--image-size", "16"], "--image-size 16: give at least 32"),

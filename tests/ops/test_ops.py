@@ -27,8 +27,9 @@ ACMIX_VECTORS = [
 ]
 WINDOW_VECTORS = ["winattn_acmix_96_h3_w7_14x14_nomask", "winattn_acmix_96_h3_w7_14x14_mask"]
 TOLERANCE = 1e-5
-# Of the rates: long float32 sums that nearly cancel, in the official run as in ours.
-GRADIENT_TOLERANCE = {"rate1": 1e-4, "rate2": 1e-4}
+# Of the rates: long float32 sums that nearly cancel, in the official run as in ours; how nearly depends on the order in
+# which the processor's kernels add (without AVX-512 one of the window's lies 1.6e-4 away).
+GRADIENT_TOLERANCE = {"rate1": 3e-4, "rate2": 3e-4}
 
 
 def relative(actual, expected) -> float:

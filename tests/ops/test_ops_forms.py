@@ -173,7 +173,7 @@ def test_global_is_spatial_reduction_by_one():
         (lambda: SpatialReductionACmix(10, 4), "dim=10 .* num_heads=4"),
         (lambda: SpatialReductionACmix(16, 4, sr_ratio=0), "sr_ratio=0"),
         (lambda: GlobalACmix(16, 4, shift="x"), "shift='x'"),
-        (lambda: GlobalACmix(16, 4)(Tensor(np.ones((1, 12, 16), np.float32)), 3, 5), "12 tokens .* 3x5"),
+        (lambda: GlobalACmix(16, 4)(Tensor(np.ones((1, 12, 16), np.float32)), 3, 5), "12 tokens.* 3x5"),
     ],
 )
 def test_bad_arguments_are_named(make, named):
