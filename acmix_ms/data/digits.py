@@ -70,14 +70,14 @@ class DigitsLoader(Loader):
             seed=seed,
         )
 
-    def _batches(self, epoch: int, start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _batches(self, indices: np.ndarray, epoch: int, start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         # Drawn for all samples at once and looked up by sample: the same for any batch size and number of processes.
         random = np.random.default_rng([self.seed, epoch, 1])
         draws = random.uniform(-1, 1, (self.repeated_aug, self.num_samples, 4))
         copies = self.positions() % self.repeated_aug  # the copies of a sample are neighbours in the epoch's order
-        for indices, copy in list(zip(self.indices(epoch), copies))[start:]:
-            images = self._transform(self._images[indices], draws[copy, indices])
-            labels = np.where(indices == PADDING, PADDING, self._labels[indices])
+        for samples, copy in zip(indices[start:], copies[start:]):
+            images = self._transform(self._images[samples], draws[copy, samples])
+            labels = np.where(samples == PADDING, PADDING, self._labels[samples])
             yield images, labels.astype(np.int32)
 
     def _transform(self, images: np.ndarray, draws: np.ndarray) -> np.ndarray:

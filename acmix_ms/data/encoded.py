@@ -99,12 +99,11 @@ class EncodedLoader(Loader):
                     self._unreadable[candidate] = str(error)
         return None, PADDING  # in training `_stop_if_hopeless` sees it
 
-    def _batches(self, epoch: int, start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        batches = list(zip(self.indices(epoch), self.positions()))[start:]
+    def _batches(self, indices: np.ndarray, epoch: int, start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         pending: deque[tuple[np.ndarray, list[Future]]] = deque()
         pool = ThreadPoolExecutor(self._config.workers)
         try:
-            for samples, positions in batches:
+            for samples, positions in zip(indices[start:], self.positions()[start:]):
                 pending.append(self._begin(pool, epoch, samples, positions))
                 if len(pending) > BATCHES_AHEAD:
                     yield self._finished(*pending.popleft())

@@ -158,7 +158,7 @@ class Loader(ABC):
         if not 0 <= start <= len(self):
             raise ValueError(f"start={start}: must be from 0 to the {len(self)} batches of an epoch")
         indices = self.indices(epoch)
-        for number, (images, labels) in enumerate(self._batches(epoch, start), start):
+        for number, (images, labels) in enumerate(self._batches(indices, epoch, start), start):
             # A generator for each batch: what came before, in this process or another one, changes nothing.
             if self._reprob:
                 images = erase(images, self._reprob, self._random(epoch, number, ERASING))
@@ -167,8 +167,11 @@ class Loader(ABC):
             yield Batch(images, (labels,), indices[number])
 
     @abstractmethod
-    def _batches(self, epoch: int, start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield (images (B, 3, H, W) float32, labels (B,) int32), before erasing and mixing."""
+    def _batches(self, indices: np.ndarray, epoch: int, start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield (images (B, 3, H, W) float32, labels (B,) int32), before erasing and mixing.
+
+        ``indices`` are those of the whole epoch, see `indices`; the first batch wanted is number ``start``.
+        """
 
     def _random(self, epoch: int, number: int, purpose: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, epoch, number, self.rank, purpose])

@@ -28,14 +28,4 @@ class Half(nn.Cell):
         self.net = precision.cast(net, "fp16")
 
     def construct(self, x: Tensor):
-        return _float32(self.net(x.astype(ms.float16)))
-
-
-def _float32(outputs):
-    """Of a Tensor, or of Tensors in tuples."""
-    if isinstance(outputs, (tuple, list)):
-        single = ()
-        for output in outputs:
-            single += (_float32(output),)
-        return single
-    return outputs.astype(ms.float32) if outputs.dtype == ms.float16 else outputs
+        return precision.single(self.net(x.astype(ms.float16)))

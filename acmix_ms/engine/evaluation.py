@@ -10,7 +10,7 @@ import numpy as np
 from mindspore import nn
 
 from acmix_ms.data.loader import PADDING, Loader
-from acmix_ms.engine import parallel
+from acmix_ms.engine import parallel, precision
 from acmix_ms.engine.metrics import Accuracy, Evaluator
 
 
@@ -23,15 +23,9 @@ def build_predictor(net: nn.Cell) -> Callable[[ms.Tensor], ms.Tensor | tuple]:
     """``images -> outputs`` in float32, compiled once; the caller sets the net to evaluation."""
 
     def predict(images):
-        return _float32(net(images))
+        return precision.single(net(images))
 
     return compiled(predict)
-
-
-def _float32(outputs):
-    if isinstance(outputs, (tuple, list)):
-        return tuple([_float32(output) for output in outputs])
-    return outputs.astype(ms.float32)
 
 
 def evaluate(

@@ -66,3 +66,14 @@ def scaler_state(scaler: ms.amp.LossScaler) -> dict[str, ms.Parameter]:
     if isinstance(scaler, ms.amp.StaticLossScaler):
         return {}
     return {"scale_value": scaler.scale_value, "counter": scaler.counter}
+
+
+def single(outputs: ms.Tensor | tuple) -> ms.Tensor | tuple:
+    """What a net gives, a Tensor or Tensors in tuples, in float32; integers stay what they are. For use in a graph."""
+    if isinstance(outputs, (tuple, list)):
+        converted = ()
+        for output in outputs:
+            converted += (single(output),)
+        return converted
+    sixteen_bits = outputs.dtype == ms.float16 or outputs.dtype == ms.bfloat16
+    return outputs.astype(ms.float32) if sixteen_bits else outputs

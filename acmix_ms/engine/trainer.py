@@ -303,7 +303,8 @@ class Trainer:
         }
         failed = None
         try:
-            self._save_best(scores, weights, meta)
+            if scores is not None:
+                self._save_best(scores, weights, meta)
         except UserError as error:
             failed = error
         if not runtime.leads():
@@ -318,11 +319,11 @@ class Trainer:
                 raise failed  # there is no later attempt
             print(f"warning: {failed}; training goes on", flush=True)
 
-    def _save_best(self, scores: dict | None, weights: Mapping, meta: Mapping) -> None:
+    def _save_best(self, scores: dict, weights: Mapping, meta: Mapping) -> None:
         """Write ``best.ckpt`` if ``scores`` are the best so far, which they are only when it is written."""
         evaluator = self.make_evaluator()
         metric = evaluator.primary
-        if scores is None or not metric.better(scores[metric.name], self.best and self.best.value):
+        if not metric.better(scores[metric.name], self.best and self.best.value):
             return
         best = Best(metric.name, scores[metric.name], metric.higher_is_better)
         if runtime.leads():

@@ -19,6 +19,7 @@ from benchmarks.protocol import GEMM, Measured, Spec, Timing, environment, inter
 from benchmarks.report import FILES, Report
 from benchmarks.session import Session, Settings
 from benchmarks.worker import WorkerError
+from tests.helpers.refusals import refusal
 from tests.helpers.tiny import official_clone
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -289,9 +290,7 @@ def test_an_absent_device_is_one_line(run_cli, tmp_path):
 
 
 def wrong(*args):
-    with pytest.raises(UserError) as caught:
-        command.main([str(arg) for arg in args])
-    return str(caught.value)
+    return refusal(command.main, [str(arg) for arg in args])
 
 
 def test_mistakes(tmp_path, monkeypatch):

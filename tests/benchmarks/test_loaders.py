@@ -15,8 +15,8 @@ from acmix_ms.engine.logger import Progress
 from acmix_ms.errors import UserError
 from benchmarks import loaders
 from benchmarks.command import main
-from tests.engine.test_engine import make_trainer
 from tests.helpers.tiny import make_images
+from tests.helpers.training import make_trainer
 
 DIGITS = "configs/classification/acmix_resnet_digits.yaml"
 

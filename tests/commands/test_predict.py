@@ -20,6 +20,7 @@ from acmix_ms.engine import checkpoint
 from acmix_ms.errors import UserError
 from models import build, create_model
 from scripts import verify as verify_script
+from tests.helpers.refusals import refusal
 from tests.helpers.tiny import TinyNet, make_images, register
 
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -59,13 +60,6 @@ def predict(*args):
 
 def verify(*args):
     return verify_script.main([str(arg) for arg in args])
-
-
-def wrong(command, *args):
-    with pytest.raises(UserError) as caught:
-        command(*args)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_pictures_are_prepared_as_the_loader_prepares_them(tmp_path):
@@ -155,7 +149,8 @@ def test_names_of_classes_may_come_from_a_file(folder, tmp_path, capsys):
         f"digit {i}" for i in range(10)
     ]
     names.write_text("cat\ndog\n")
-    assert "2 names of classes, but" in wrong(predict, "--checkpoint", folder / "net.onnx", picture, "--classes", names)
+    named = ["--checkpoint", folder / "net.onnx", picture, "--classes", names]
+    assert "2 names of classes, but" in refusal(predict, *named)
 
 
 def test_what_is_no_image_does_not_stop_the_others(folder, tmp_path, capsys):
@@ -173,18 +168,18 @@ def test_what_is_no_image_does_not_stop_the_others(folder, tmp_path, capsys):
 
 def test_predict_mistakes(folder, tmp_path):
     picture = folder / "pictures" / "val" / "a" / "0.png"
-    assert "nowhere.png does not exist" in wrong(predict, "--checkpoint", folder / "net.ckpt", "nowhere.png")
-    assert "has no images" in wrong(predict, "--checkpoint", folder / "net.ckpt", tmp_path)
-    assert "none.onnx does not exist" in wrong(predict, "--checkpoint", tmp_path / "none.onnx", picture)
+    assert "nowhere.png does not exist" in refusal(predict, "--checkpoint", folder / "net.ckpt", "nowhere.png")
+    assert "has no images" in refusal(predict, "--checkpoint", folder / "net.ckpt", tmp_path)
+    assert "none.onnx does not exist" in refusal(predict, "--checkpoint", tmp_path / "none.onnx", picture)
     alone = tmp_path / "alone.onnx"
     alone.write_bytes((folder / "net.onnx").read_bytes())
-    assert "alone.onnx.json, which export.py writes" in wrong(predict, "--checkpoint", alone, picture)
+    assert "alone.onnx.json, which export.py writes" in refusal(predict, "--checkpoint", alone, picture)
     nameless = tmp_path / "nameless.ckpt"
     checkpoint.save(nameless, TinyNet().parameters_dict())
-    assert "does not say of which model it is" in wrong(predict, "--checkpoint", nameless, picture)
+    assert "does not say of which model it is" in refusal(predict, "--checkpoint", nameless, picture)
     drawn = ("--attention", tmp_path)
-    assert "shows its answers only" in wrong(predict, "--checkpoint", folder / "net.onnx", picture, *drawn)
-    assert "without attention has none" in wrong(predict, "--checkpoint", folder / "net.ckpt", picture, *drawn)
+    assert "shows its answers only" in refusal(predict, "--checkpoint", folder / "net.onnx", picture, *drawn)
+    assert "without attention has none" in refusal(predict, "--checkpoint", folder / "net.ckpt", picture, *drawn)
 
 
 def test_attention_is_drawn(folder, tmp_path):
@@ -226,7 +221,7 @@ def test_verify_mistakes(folder, tmp_path):
     reference = tmp_path / "reference.npz"
     np.savez(reference, images=np.zeros((1, 3, 32, 32), np.float32))
     against = ("--against", folder / "net.ckpt")
-    assert "holds no images and logits" in wrong(verify, reference, *against)
+    assert "holds no images and logits" in refusal(verify, reference, *against)
     right = np.zeros((1, 3, 32, 32), np.float32)
     for images, logits, words in (
         (right[:0], np.zeros((0, 10)), "images has shape"),
@@ -237,25 +232,25 @@ def test_verify_mistakes(folder, tmp_path):
         (np.float32(3), np.zeros((1, 10)), "images has shape"),
     ):
         np.savez(reference, images=images, logits=logits)
-        assert words in wrong(verify, reference, *against)
+        assert words in refusal(verify, reference, *against)
     np.savez(reference, pictures=np.zeros((1, 3, 32, 32), np.float32), logits=np.zeros((1, 10), np.float32))
-    assert "holds no images and logits" in wrong(verify, reference, *against)
+    assert "holds no images and logits" in refusal(verify, reference, *against)
     for content in (b"", b"text", b"PK\x03\x04 cut"):
         reference.write_bytes(content)
-        assert "cannot be read" in wrong(verify, reference, *against)
-    assert "give one other file" in wrong(verify, *against)
-    assert "does not exist" in wrong(verify, tmp_path / "none.onnx", *against)
-    assert "go with --against" in wrong(verify, "resnet_digits", "--images", folder)
+        assert "cannot be read" in refusal(verify, reference, *against)
+    assert "give one other file" in refusal(verify, *against)
+    assert "does not exist" in refusal(verify, tmp_path / "none.onnx", *against)
+    assert "go with --against" in refusal(verify, "resnet_digits", "--images", folder)
     np.savez(reference, images=np.zeros((1, 3, 32, 32), np.float32), logits=np.zeros((1, 10), np.float32))
-    assert "has images of its own" in wrong(verify, reference, *against, "--images", folder / "pictures")
-    assert "has images of its own" in wrong(verify, reference, "--against", reference)
+    assert "has images of its own" in refusal(verify, reference, *against, "--images", folder / "pictures")
+    assert "has images of its own" in refusal(verify, reference, "--against", reference)
 
 
 def test_export_all_writes_what_can_be_made_here(folder, tmp_path, capsys):
     assert {path.name for path in folder.glob("net.*")} >= {"net.mindir", "net.onnx", "net.mindir.json"}
     base = ("--checkpoint", folder / "net.ckpt", "--format")
     before = (folder / "net.onnx").read_bytes()
-    assert "net.mindir exists already" in wrong(export, *base, "all", "--output", folder / "net")
+    assert "net.mindir exists already" in refusal(export, *base, "all", "--output", folder / "net")
     assert (folder / "net.onnx").read_bytes() == before
     capsys.readouterr()
     assert export(*base, "all", "--output", tmp_path / "other") == 0
@@ -270,17 +265,17 @@ def test_export_all_writes_what_can_be_made_here(folder, tmp_path, capsys):
 
 def test_export_mistakes(folder, tmp_path):
     base = ("--checkpoint", folder / "net.ckpt", "--output", tmp_path / "net.onnx", "--format", "onnx")
-    assert "made for one size" in wrong(export, *base, "--image-size", "dynamic")
-    assert "has 10 classes, the model 7" in wrong(export, *base, "--num-classes", 7)
+    assert "made for one size" in refusal(export, *base, "--image-size", "dynamic")
+    assert "has 10 classes, the model 7" in refusal(export, *base, "--num-classes", 7)
     (tmp_path / "file").write_text("")
-    assert "cannot write there" in wrong(export, *base, "--output", tmp_path / "file" / "net.onnx")
-    assert "--precision" in wrong(export, *base, "--precision", "int4")
-    assert "--target: invalid choice" in wrong(export, *base, "--target", "TPU")
-    assert "no N or HxW up to" in wrong(export, *base, "--image-size", "99999999")
-    assert "no N or HxW up to" in wrong(export, *base, "--image-size", "32x32x3")
-    assert "do not fit into memory" in wrong(export, *base, "--batch", "99999999")
-    assert "is a folder" in wrong(export, *base, "--output", tmp_path)
-    assert "is a folder" in wrong(export, *base, "--format", "all", "--output", tmp_path)
+    assert "cannot write there" in refusal(export, *base, "--output", tmp_path / "file" / "net.onnx")
+    assert "--precision" in refusal(export, *base, "--precision", "int4")
+    assert "--target: invalid choice" in refusal(export, *base, "--target", "TPU")
+    assert "no N or HxW up to" in refusal(export, *base, "--image-size", "99999999")
+    assert "no N or HxW up to" in refusal(export, *base, "--image-size", "32x32x3")
+    assert "do not fit into memory" in refusal(export, *base, "--batch", "99999999")
+    assert "is a folder" in refusal(export, *base, "--output", tmp_path)
+    assert "is a folder" in refusal(export, *base, "--format", "all", "--output", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -300,7 +295,7 @@ def test_nan_is_no_answer(folder, tmp_path, capsys):
     net.fc.bias.set_data(ms.Tensor(np.full(10, np.nan, np.float32)))
     save(tmp_path / "net.ckpt", net, "tiny_net", NAMES)
     picture = folder / "pictures" / "val" / "a" / "0.png"
-    assert "numbers that are not finite (logits)" in wrong(predict, "--checkpoint", tmp_path / "net.ckpt", picture)
+    assert "numbers that are not finite (logits)" in refusal(predict, "--checkpoint", tmp_path / "net.ckpt", picture)
     assert verify(folder / "net.onnx", "--against", tmp_path / "net.ckpt") == 3
     assert "not finite" in capsys.readouterr().err
 
@@ -319,7 +314,7 @@ def test_a_converted_checkpoint_prepares_pictures_as_the_recipe_of_its_model(tmp
     assert (data.name, data.image_size, data.interpolation) == ("imagefolder", 192, "bicubic")
     assert build.config_of_model("botnet50").data.image_size == 224
     saved.meta.clear()
-    assert "does not say of which model it is" in wrong(build.config_of, saved, "swin.safetensors")
+    assert "does not say of which model it is" in refusal(build.config_of, saved, "swin.safetensors")
 
 
 def test_without_lite_the_way_to_it_is_told(folder, tmp_path, monkeypatch):
@@ -328,7 +323,7 @@ def test_without_lite_the_way_to_it_is_told(folder, tmp_path, monkeypatch):
 
     monkeypatch.setattr(lite, "find", none)
     base = ("--checkpoint", folder / "net.ckpt", "--format", "ms", "--output", tmp_path / "net.ms")
-    assert "run `make lite`" in wrong(export, *base)
+    assert "run `make lite`" in refusal(export, *base)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -336,7 +331,7 @@ def test_without_onnx_runtime_the_way_to_it_is_told(folder, monkeypatch):
     import importlib.util
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None)
-    assert "pip install onnx onnxruntime" in wrong(export, "--checkpoint", folder / "net.ckpt", "--format", "onnx")
+    assert "pip install onnx onnxruntime" in refusal(export, "--checkpoint", folder / "net.ckpt", "--format", "onnx")
 
 
 def test_graph_mode_is_left_as_it_was():

@@ -17,6 +17,7 @@ from acmix_ms.deploy.ascend.registries import Entry
 from acmix_ms.deploy.ascend.train_graph import TrainStep
 from acmix_ms.errors import UserError
 from scripts import audit_ascend
+from tests.helpers.refusals import refusal
 from tests.helpers.tiny import TinyNet
 
 
@@ -238,9 +239,7 @@ def test_a_train_step_is_not_made_of_a_compiled_one():
 
 # --------------------------------------------------------------------------------------------------------- the command
 def wrong(*args):
-    with pytest.raises(UserError) as caught:
-        audit_ascend.main([str(arg) for arg in args])
-    return str(caught.value)
+    return refusal(audit_ascend.main, [str(arg) for arg in args])
 
 
 def test_mistakes(run_cli, tmp_path):

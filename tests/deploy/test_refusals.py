@@ -14,6 +14,7 @@ from acmix_ms.config import DataConfig
 from acmix_ms.data.preprocess import preprocess_of
 from acmix_ms.deploy import Description, description, export, open_file, prediction
 from acmix_ms.errors import UserError, printable
+from tests.helpers.refusals import refusal
 from tests.helpers.tiny import TinyNet
 
 FLOAT, FLOAT16, INT64 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.INT64
@@ -31,13 +32,6 @@ def exported(tmp_path_factory):
     path = tmp_path_factory.mktemp("exported") / "net.onnx"
     about = Description("tiny_net", 10, preprocess_of(DataConfig()), tuple("0123456789"))
     return export(TinyNet(), "onnx", path, image_size=32, description=about)
-
-
-def message(call, *args):
-    with pytest.raises(UserError) as caught:
-        call(*args)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 # ------------------------------------------------------------------------------------------------------ the description
@@ -106,8 +100,8 @@ def test_what_is_no_json_object_is_one_line(tmp_path, exported, text):
     path = tmp_path / "net.onnx"
     path.write_bytes(exported.read_bytes())
     description.beside(path).write_bytes(text.encode(errors="surrogatepass"))
-    assert "net.onnx.json" in message(description.read, path)
-    assert "net.onnx.json" in message(open_file, path)
+    assert "net.onnx.json" in refusal(description.read, path)
+    assert "net.onnx.json" in refusal(open_file, path)
 
 
 def test_a_description_belongs_to_its_file(tmp_path, exported):
@@ -119,8 +113,8 @@ def test_a_description_belongs_to_its_file(tmp_path, exported):
     onnx.save(model, path)
     open_file(path)  # nothing is known of it
     description.beside(path).write_bytes(about)
-    assert "net.onnx is not the file that" in message(open_file, path)
-    assert "copy both again, or export it again" in message(open_file, path)
+    assert "net.onnx is not the file that" in refusal(open_file, path)
+    assert "copy both again, or export it again" in refusal(open_file, path)
     path.write_bytes(exported.read_bytes())
     open_file(path)
 
@@ -179,7 +173,7 @@ def test_a_foreign_onnx_is_one_line(tmp_path, kind):
 def test_mindspore_says_nothing_before_our_line(tmp_path, capfd):
     path = tmp_path / "net.mindir"
     path.write_text("text " * 100)
-    message(open_file, path)
+    refusal(open_file, path)
     assert capfd.readouterr() == ("", "")
     with runtime.own_words():
         print("kept", file=__import__("sys").stderr)

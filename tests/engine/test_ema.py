@@ -16,8 +16,8 @@ from acmix_ms.engine.draws import Draws
 from acmix_ms.engine.ema import WeightAverage
 from acmix_ms.errors import UserError
 from models.layers import DropPath
-from tests.engine.test_engine import make_trainer
 from tests.helpers.tiny import TinyNet, register
+from tests.helpers.training import make_trainer
 
 
 @pytest.mark.parametrize("mode", ["graph", "pynative"])

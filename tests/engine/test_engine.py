@@ -1,10 +1,9 @@
-"""Optimizers, schedule, metrics, the training loop, and that a resumed run is the same run."""
+"""Metrics, the training loop, and that a resumed run is the same run."""
 
 from __future__ import annotations
 
 import csv
 import json
-import math
 import os
 import subprocess
 import sys
@@ -16,136 +15,18 @@ import pytest
 
 from acmix_ms import config, runtime
 from acmix_ms.analysis import figures
-from acmix_ms.config import OptimConfig
-from acmix_ms.data import create_loader
 from acmix_ms.engine import checkpoint, logger, precision
 from acmix_ms.engine.evaluation import evaluate
 from acmix_ms.engine.losses import cross_entropy
 from acmix_ms.engine.metrics import Accuracy
 from acmix_ms.engine.metrics.classification import label_rank
-from acmix_ms.engine.optim import build_optimizer, learning_rate, parameter_groups, set_learning_rate, total_steps
-from acmix_ms.engine.trainer import Trainer
+from acmix_ms.engine.optim import set_learning_rate
 from acmix_ms.errors import UserError
 from models import create_model
 from tests.helpers.tiny import TinyNet
+from tests.helpers.training import make_trainer
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def test_schedule_values():
-    cfg = OptimConfig(lr=0.4, min_lr=0.02, epochs=10, warmup_epochs=2, warmup_start=0.25)
-
-    def rate(step):
-        return learning_rate(step, cfg, steps_per_epoch=5, global_batch=64)
-
-    assert rate(0) == pytest.approx(0.1)
-    assert rate(5) == pytest.approx(0.25)  # half of the warm-up
-    assert rate(10) == pytest.approx(0.4)
-    assert rate(30) == pytest.approx(0.21)  # half of the cosine
-    assert rate(50) == pytest.approx(0.02)
-    assert rate(11) == pytest.approx(0.02 + 0.38 * (1 + math.cos(math.pi / 40)) / 2)
-
-
-def test_rate_scales_with_the_global_batch():
-    cfg = OptimConfig(lr=5e-4, lr_reference_batch=512, epochs=1)
-    assert learning_rate(0, cfg, steps_per_epoch=10, global_batch=1024) == pytest.approx(1e-3)
-
-
-def rates(config, steps, steps_per_epoch=5):
-    return [learning_rate(step, config, steps_per_epoch, global_batch=64) for step in steps]
-
-
-def test_steps_fall_at_the_milestones_in_the_unit_of_the_length():
-    cfg = OptimConfig(lr=1.0, epochs=12, schedule="step", milestones=[8, 11], gamma=0.1, warmup_iterations=4)
-    assert rates(cfg, [0, 2, 4, 39, 40, 54, 55, 59]) == pytest.approx([0, 0.5, 1, 1, 0.1, 0.1, 0.01, 0.01])
-    cfg = OptimConfig(lr=1.0, iterations=12, schedule="step", milestones=[8, 11], min_lr=0.05)
-    assert rates(cfg, [7, 8, 10, 11]) == pytest.approx([1, 0.1, 0.1, 0.05])
-
-
-def test_poly_and_cosine_end_with_the_iterations():
-    cfg = OptimConfig(lr=1.0, min_lr=0.1, iterations=44, schedule="poly", power=0.9, warmup_epochs=0.8)
-    assert rates(cfg, [4, 14, 44, 50]) == pytest.approx([1, 0.1 + 0.9 * 0.75**0.9, 0.1, 0.1])
-    cfg = OptimConfig(lr=1.0, iterations=40)
-    assert rates(cfg, [0, 20, 40]) == pytest.approx([1, 0.5, 0])
-
-
-def test_length_of_a_run():
-    assert total_steps(OptimConfig(epochs=3), 11) == 33
-    assert total_steps(OptimConfig(epochs=3, iterations=7), 11) == 7
-    with pytest.raises(UserError, match="optim.warmup_iterations=34: longer than the 33 steps of the run"):
-        total_steps(OptimConfig(epochs=3, warmup_iterations=34), 11)
-    with pytest.raises(UserError, match="optim.warmup_epochs=2.0: longer than the 7 steps"):
-        total_steps(OptimConfig(iterations=7, warmup_epochs=2.0), 11)
-
-
-def test_a_run_in_iterations_ends_within_an_epoch_validated_and_saved(tmp_path, capsys):
-    trainer = make_trainer(tmp_path, optim__iterations=14)  # 11 steps are an epoch
-    result = trainer.fit()
-    assert (result["steps"], result["epochs"]) == (14, 2)
-    rows = list(csv.DictReader(open(tmp_path / "log.csv")))
-    assert [(row["epoch"], row["step"]) for row in rows] == [("1", "11"), ("2", "14")]
-    assert "epoch 2/2  validation" in capsys.readouterr().out
-    saved = checkpoint.read(tmp_path / "last.ckpt")
-    assert (saved.meta["step"], saved.meta["best"]["name"]) == (14, "top1")
-    done = make_trainer(tmp_path, optim__iterations=14, train__resume=True)
-    assert done.fit()["steps"] == 14, "nothing is left to do"
-    assert list(csv.DictReader(open(tmp_path / "log.csv"))) == rows
-
-
-def test_the_last_rate_scales_with_the_global_batch():
-    cfg = OptimConfig(lr=5e-4, min_lr=1e-5, lr_reference_batch=512, epochs=1, warmup_epochs=0)
-    assert learning_rate(10, cfg, steps_per_epoch=10, global_batch=1024) == pytest.approx(2e-5)
-
-
-def test_no_decay_for_norms_biases_and_rates():
-    decayed, free = ({p.name for p in group["params"]} for group in parameter_groups(TinyNet(), 0.1))
-    assert decayed == {"body.0.weight", "body.3.weight", "fc.weight"}
-    assert {"rate1", "fc.bias", "body.0.bias", "body.1.gamma", "body.1.beta"} <= free
-
-
-def test_no_decay_for_position_tables():
-    net = TinyNet()
-    net.relative_position_bias_table = ms.Parameter(ms.Tensor(np.zeros((9, 2), np.float32)))
-    decayed, _ = ({p.name for p in group["params"]} for group in parameter_groups(net, 0.1))
-    assert "relative_position_bias_table" not in decayed
-
-
-def follow_the_formula(name, mode, rates, *, factor=lambda key: 1.0, **options):
-    """Steps of an optimizer beside the published update rules in NumPy; ``factor`` of the rate of each parameter."""
-    runtime.start(mode=mode)
-    net, random = TinyNet(), np.random.default_rng(0)
-    cfg = OptimConfig(name=name, lr=0.1, weight_decay=0.2, momentum=0.8, betas=[0.7, 0.95], eps=1e-3, **options)
-    optimizer = build_optimizer(net, cfg)
-    expected = {p.name: p.asnumpy().astype(np.float64) for p in optimizer.parameters}
-    assert len(expected) == 10
-    first = {key: np.zeros_like(value) for key, value in expected.items()}
-    second = {key: np.zeros_like(value) for key, value in expected.items()}
-    update = ms.jit(optimizer) if mode == "graph" else optimizer
-    for step, lr in enumerate(rates, start=1):
-        gradients = [random.standard_normal(p.shape).astype(np.float32) for p in optimizer.parameters]
-        set_learning_rate(optimizer, lr)
-        update(tuple(ms.Tensor(gradient) for gradient in gradients))
-        for parameter, g in zip(optimizer.parameters, gradients):
-            key = parameter.name
-            rate = lr * factor(key)
-            w, decay = expected[key], 0.2 if g.ndim > 1 else 0.0
-            if name == "sgd":
-                first[key] = 0.8 * first[key] + g + decay * w
-                expected[key] = w - rate * first[key]
-            else:
-                first[key] = 0.7 * first[key] + 0.3 * g
-                second[key] = 0.95 * second[key] + 0.05 * g * g
-                corrected = np.sqrt(second[key] / (1 - 0.95**step)) + 1e-3
-                expected[key] = w - rate * decay * w - rate * first[key] / (1 - 0.7**step) / corrected
-    for parameter in optimizer.parameters:
-        assert np.abs(parameter.asnumpy() - expected[parameter.name]).max() < 1e-5, parameter.name
-
-
-@pytest.mark.parametrize("mode", ["graph", "pynative"])
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_two_steps_match_the_formula(name, mode):
-    """With the rate changed in between, as the schedule does; a warm-up begins with 0."""
-    follow_the_formula(name, mode, (0.0, 0.1, 0.03))
 
 
 def test_accuracy_ignores_padding_and_counts_top5():
@@ -162,23 +43,6 @@ def test_a_broken_net_is_never_right():
     labels = np.array([0, 0, 1])
     logits = np.array([[1.0, 1.0], [np.nan, 0.0], [np.inf, 0.0]])
     assert (label_rank(logits, labels) >= 1).all()
-
-
-def make_trainer(folder, net=None, mode="graph", **changes):
-    values = {
-        "run_dir": str(folder),
-        "data": {"batch_size": 128},
-        "optim": {"lr": 0.05, "epochs": 2, "clip_norm": 5.0},
-        "loss": {"label_smoothing": 0.1},
-        "train": {"log_every": 5},
-    }
-    for key, value in changes.items():
-        section, _, name = key.partition("__")
-        values.setdefault(section, {})[name] = value
-    cfg = config.from_dict(values)
-    runtime.start("CPU", mode)
-    folder.mkdir(exist_ok=True)
-    return Trainer(net or TinyNet(), cfg, *[create_loader(cfg.data, split) for split in ("train", "val")])
 
 
 @pytest.mark.parametrize("mode", ["graph", "pynative"])
@@ -228,6 +92,20 @@ def test_training_learns_logs_and_saves(tmp_path, mode, capsys):
     scores = evaluate(net, trainer.val_loader)
     assert scores["count"] == 355
     assert scores["top1"] == pytest.approx(result["best"].value, abs=0.3)
+
+
+def test_a_run_in_iterations_ends_within_an_epoch_validated_and_saved(tmp_path, capsys):
+    trainer = make_trainer(tmp_path, optim__iterations=14)  # 11 steps are an epoch
+    result = trainer.fit()
+    assert (result["steps"], result["epochs"]) == (14, 2)
+    rows = list(csv.DictReader(open(tmp_path / "log.csv")))
+    assert [(row["epoch"], row["step"]) for row in rows] == [("1", "11"), ("2", "14")]
+    assert "epoch 2/2  validation" in capsys.readouterr().out
+    saved = checkpoint.read(tmp_path / "last.ckpt")
+    assert (saved.meta["step"], saved.meta["best"]["name"]) == (14, "top1")
+    done = make_trainer(tmp_path, optim__iterations=14, train__resume=True)
+    assert done.fit()["steps"] == 14, "nothing is left to do"
+    assert list(csv.DictReader(open(tmp_path / "log.csv"))) == rows
 
 
 @pytest.mark.parametrize("precision", ["mixed", "fp16"])

@@ -10,7 +10,7 @@ import pytest
 
 from acmix_ms.engine import checkpoint, events, run_dir
 from acmix_ms.errors import UserError
-from tests.engine.test_engine import make_trainer
+from tests.helpers.training import make_trainer
 
 
 @pytest.fixture

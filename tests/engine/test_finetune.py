@@ -12,8 +12,9 @@ from acmix_ms.engine.finetune import belongs, bicubic_matrix, freeze, load_initi
 from acmix_ms.engine.optim import parameter_groups, rate_factors
 from acmix_ms.errors import UserError
 from models import create_model
-from tests.engine.test_engine import follow_the_formula, make_trainer
+from tests.engine.test_optim import follow_the_formula
 from tests.helpers.tiny import TinyNet
+from tests.helpers.training import make_trainer
 
 SMALL_IMAGES = {"image_size": 32}
 # A model of each family, its arguments, its stages, its layers with the stem, and what comes after them.

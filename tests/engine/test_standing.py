@@ -14,7 +14,7 @@ from acmix_ms.engine.metrics import Evaluator, Metric
 from acmix_ms.engine.standing import Best
 from acmix_ms.engine.trainer import Trainer
 from acmix_ms.errors import UserError
-from tests.engine.test_engine import make_trainer
+from tests.helpers.training import make_trainer
 
 BEST = Best("top1", 90.0)
 

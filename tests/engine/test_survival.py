@@ -19,7 +19,7 @@ from acmix_ms import runtime
 from acmix_ms.engine import checkpoint, run_dir
 from acmix_ms.errors import UserError
 from acmix_ms.files import locked
-from tests.engine.test_engine import make_trainer
+from tests.helpers.training import make_trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 # Eleven steps in each of two epochs, a training state after every step.
