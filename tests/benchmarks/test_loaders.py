@@ -103,7 +103,7 @@ class Clocked(Loader):
         super().__init__(DataConfig(batch_size=4), "train", class_names=["a"], num_samples=12)
         self._clock, self.epochs = clock, []
 
-    def _batches(self, epoch, start):
+    def _batches(self, indices, epoch, start):
         self.epochs.append(epoch)
         for _ in range(3):
             self._clock(0.5)
