@@ -13,7 +13,7 @@ import random
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from acmix_ms.errors import UserError, closest
 
 DEVICES = ("Ascend", "GPU", "CPU")  # best first: the order in which "auto" chooses
 MODES = ("graph", "pynative")
+JIT_LEVELS = ("O0", "O1")  # kernel by kernel, or with fused kernels; O2 gives whole graphs to CANN
 
 # MindSpore tells every absent device library and many a compile in several lines, and the data pipeline tells each
 # error as a log entry and again as the exception that reaches the caller. Errors of all else are still shown.
@@ -33,6 +34,7 @@ _SEED_STRIDE = 1_000_003  # between neighbouring ranks: far more than anybody co
 _added: set[str] = set()  # environment variables that are here because of us
 _threads: int | None = None  # MindSpore takes the number of CPU kernel threads once per process
 _deterministic = False  # and the switch to deterministic kernels as well
+_jit_level = JIT_LEVELS[0]
 _joined = False  # whether this process has met the others of its group
 
 
@@ -87,10 +89,16 @@ def cpu_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def cache_folder() -> Path:
+    """Where lies what can be made again: ``~/.cache/acmix_ms``, with the system's choice of that folder."""
+    given = os.environ.get("XDG_CACHE_HOME")
+    return (Path(given) if given else Path.home() / ".cache") / "acmix_ms"
+
+
 def weights_folder() -> Path:
-    """Where converted weights of known models lie: ``$ACMIX_WEIGHTS``, or ``~/.cache/acmix_ms``."""
+    """Where converted weights of known models lie: ``$ACMIX_WEIGHTS``, or `cache_folder`."""
     given = os.environ.get("ACMIX_WEIGHTS")
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "acmix_ms"
+    return Path(given).expanduser() if given else cache_folder()
 
 
 def device_peak_bytes(device: str) -> int | None:
@@ -114,6 +122,8 @@ def start(
     seed: int = 0,
     deterministic: bool = False,
     threads: int | None = None,
+    jit_level: str = JIT_LEVELS[0],
+    compile_cache: str | None = None,
 ) -> str:
     """Choose device and mode, join the group if msrun started one, seed every generator; call it once, before the
     first Cell is built.
@@ -128,6 +138,8 @@ def start(
         seed: of MindSpore, NumPy and `random`, 0 to 2**32 - 1.
         deterministic: bitwise equal runs for equal seeds, at some cost in speed. Stays on for the process.
         threads: CPU kernel threads; None leaves the choice to MindSpore. Fixed for the process once given.
+        jit_level: how graphs are compiled, ``"O0"`` or ``"O1"``.
+        compile_cache: a folder for compiled graphs, which are found there again as long as nothing has changed.
 
     Returns:
         The device in use.
@@ -143,7 +155,16 @@ def start(
     if not 0 <= seed < 2**32:
         raise UserError(f"seed={seed}: give an integer from 0 to 2**32 - 1")
 
+    if jit_level not in JIT_LEVELS:
+        raise UserError(f"runtime.jit_level={jit_level!r}: {closest(str(jit_level), JIT_LEVELS)}")
+    global _jit_level
+    _jit_level = jit_level
     ms.set_device(device)
+    if device == "Ascend":  # else a Cell that is called goes to CANN's graph engine on a 910A
+        ms.set_context(jit_config={"jit_level": jit_level})
+        ms.device_context.ascend.op_precision.conv_allow_hf32(False)  # float32 keeps its bits
+    if compile_cache:
+        ms.set_context(enable_compile_cache=True, compile_cache_path=str(compile_cache))
     ms.set_context(mode=ms.GRAPH_MODE if mode == "graph" else ms.PYNATIVE_MODE)
     if deterministic:
         threads = _make_deterministic(device, threads)
@@ -156,6 +177,33 @@ def start(
     np.random.seed(seed)
     random.seed(seed)
     return device
+
+
+def start_for(config, mode: str | None = None) -> str:
+    """`start` as a `acmix_ms.config.Config` says; ``mode`` is taken instead of the one it has."""
+    wanted = config.runtime
+    return start(
+        wanted.device,
+        mode or wanted.mode,
+        config.seed,
+        config.train.deterministic,
+        wanted.threads,
+        wanted.jit_level,
+        wanted.compile_cache,
+    )
+
+
+def compiled(function: Callable) -> Callable:
+    """The function as a graph where the runtime is in graph mode, as it is in PyNative mode.
+
+    By MindSpore's own backend: on an Ascend 910A `ms.jit` would choose CANN's graph engine, which lacks operators of
+    train steps.
+    """
+    import mindspore as ms
+
+    if ms.get_context("mode") != ms.GRAPH_MODE:
+        return function
+    return ms.jit(function, jit_level=_jit_level, backend="ms_backend")
 
 
 @contextlib.contextmanager

@@ -179,6 +179,6 @@ def open_net(path: str, args: Namespace, *, mode: str = "graph") -> Opened:
             raise UserError(f"{path} is for {about.task}: only files for classification are run here")
         return Opened(open_file(path), about.preprocess, about.classes, precision=about.precision)
     cfg, saved = read(args)
-    runtime.start(cfg.runtime.device, mode, cfg.seed)
+    runtime.start_for(cfg, mode)
     net = net_of(cfg, saved, path)
     return Opened(CellRunner(net.cell, path, batch=1), preprocess_of(cfg.data), net.classes, net, cfg.data)

@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     cfg = config.load(args.config, args.overrides)
     require_checkpoint(args.checkpoint)
     writable_folder(Path(args.output).parent, "--output")
-    runtime.start(cfg.runtime.device, "pynative", cfg.seed, threads=cfg.runtime.threads)
+    runtime.start_for(cfg, "pynative")
 
     from acmix_ms.analysis import attention, figures
     from acmix_ms.data import create_loader  # MindSpore takes seconds to import: after what may be wrong before it

@@ -46,8 +46,7 @@ def evaluate(cfg: config.Config, path: str, averaged: bool = False, saved: Check
     exported = require_checkpoint(path).suffix in deploy.SUFFIXES
     if exported and averaged:
         raise UserError(f"--weights ema: {path} has one set of weights; leave it out")
-    mode = "graph" if exported else cfg.runtime.mode  # a MINDIR runs in graph mode only
-    runtime.start(cfg.runtime.device, mode, cfg.seed, cfg.train.deterministic, cfg.runtime.threads)
+    runtime.start_for(cfg, "graph" if exported else None)  # a MINDIR runs in graph mode only
 
     from acmix_ms.data import create_loader  # MindSpore takes seconds to import: after what may be wrong before it
     from acmix_ms.engine import checkpoint, evaluation

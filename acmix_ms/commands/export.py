@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     formats = deploy.possible_formats(args.format)
     cfg, saved = build.read(args)
     outputs = deploy.outputs(args.output, cfg.model.name, formats, force=args.force)
-    runtime.start(cfg.runtime.device, "graph", cfg.seed)  # a MINDIR runs in graph mode only
+    runtime.start_for(cfg, "graph")  # a MINDIR runs in graph mode only
     from acmix_ms.data.preprocess import preprocess_of
     from acmix_ms.deploy import samples
     from acmix_ms.ops.fuse import fuse_for_export, randomise

@@ -34,7 +34,7 @@ def _initial(cfg: config.Config) -> str | None:
 
 
 def _train(cfg: config.Config) -> dict:
-    device = runtime.start(cfg.runtime.device, cfg.runtime.mode, cfg.seed, cfg.train.deterministic, cfg.runtime.threads)
+    device = runtime.start_for(cfg)
 
     from acmix_ms.data import create_loader  # MindSpore takes seconds to import: after what may be wrong before it
     from acmix_ms.engine import finetune, parallel

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -13,6 +15,7 @@ from acmix_ms.data.augment import Mixing, erase
 from acmix_ms.errors import UserError
 
 PADDING = -1  # as an index: no sample; as a label: not counted by any metric
+T = TypeVar("T")
 ERASING, MIXING = 2, 3  # streams of random numbers; not 0, which numpy's seeding cannot tell from a shorter seed
 
 
@@ -56,6 +59,19 @@ def batch_indices(
         order = np.repeat(order[: -(-num_samples // repeated_aug)], repeated_aug)
     positions = batch_positions(num_samples, batch_size, train=train, rank=rank, size=size, repeated_aug=repeated_aug)
     return np.where(positions == PADDING, PADDING, order[positions])
+
+
+def prefetched(batches: Generator[T, None, None], ahead: int = 2) -> Iterator[T]:
+    """The same, made by a thread while others are used, so many ahead. Close it where it is not used to its end."""
+    pool, end = ThreadPoolExecutor(1), object()
+    try:
+        made = deque(pool.submit(next, batches, end) for _ in range(ahead))
+        while (batch := made.popleft().result()) is not end:
+            made.append(pool.submit(next, batches, end))
+            yield batch
+    finally:
+        pool.shutdown(cancel_futures=True)
+        batches.close()
 
 
 class Batch(NamedTuple):
@@ -146,7 +162,7 @@ class Loader(ABC):
             repeated_aug=self.repeated_aug,
         )
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
         """Yield the `Batch`es of one epoch, from number ``start`` on, which are those of the whole epoch.
 
         The one target is the labels: (B,) int32, of which -1 marks what does not count, or with mixup or cutmix

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from acmix_ms import runtime
+from acmix_ms.deploy.comparison import VerificationError
 from acmix_ms.deploy.runner import Runner, require_images, run_cell
 from acmix_ms.errors import UserError
 from acmix_ms.ops import kernels
@@ -35,8 +37,49 @@ def write(cell, path: Path, shape: tuple[int | None, ...]) -> None:
 
 
 def write_air(cell, path: Path, shape: tuple[int | None, ...]) -> None:
-    """Write ``cell`` as AIR, on an Ascend host. Needs graph mode."""
-    _export(cell, path, shape, "AIR")
+    """Write ``cell`` as AIR, on an Ascend host; its Parameters are constants afterwards. Needs graph mode.
+
+    Raises:
+        VerificationError: MindSpore wrote no file, or one without the weights.
+    """
+    weights = sum(value.nbytes for value in cell.get_parameters())
+    _freeze(cell)
+    with _whole_graphs():
+        _export(cell, path, shape, "AIR")
+    size = path.stat().st_size if path.is_file() else 0
+    if size < weights:
+        raise VerificationError(
+            f"MindSpore wrote {size} bytes of AIR for {weights} bytes of weights; give --format mindir or onnx"
+        )
+
+
+def _freeze(cell) -> None:
+    """Turn Parameters into constants: MindSpore 2.8 gives its exporter of AIR no values of Parameters, so that they
+    would become inputs of the graph, and their numbers would be lost.
+    """
+    import mindspore as ms
+
+    for _, part in cell.cells_and_names():
+        for name, value in list(part._params.items()):
+            if value is not None:
+                del part._params[name]
+                object.__setattr__(part, name, ms.Tensor(value.asnumpy()))
+
+
+@contextlib.contextmanager
+def _whole_graphs() -> Iterator[None]:
+    """Graphs for CANN's engine, which alone writes AIR: without this level no file comes about where another is the
+    default, as on an Ascend 910B. The level of before comes back.
+    """
+    import mindspore as ms
+    from mindspore import context
+
+    before = context.get_jit_config() or {}
+    ms.set_context(jit_config={"jit_level": "O2"})
+    try:
+        yield
+    finally:
+        ms.set_context(jit_config={"jit_level": before.get("jit_level", "")} if before else {"jit_level": "O0"})
 
 
 def _export(cell, path: Path, shape: tuple[int | None, ...], format: str) -> None:
@@ -44,7 +87,8 @@ def _export(cell, path: Path, shape: tuple[int | None, ...], format: str) -> Non
 
     with kernels.native():  # the file may run on another device than this one
         ms.export(cell, example(shape), file_name=str(path), file_format=format)
-    path.chmod(0o644)  # MindSpore leaves 0400
+    if path.is_file():
+        path.chmod(0o644)  # MindSpore leaves 0400
 
 
 def load(path: str | os.PathLike) -> nn.GraphCell:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 
@@ -9,14 +10,10 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
-from acmix_ms.data.loader import PADDING, Loader
+from acmix_ms import runtime
+from acmix_ms.data.loader import PADDING, Loader, prefetched
 from acmix_ms.engine import parallel, precision
 from acmix_ms.engine.metrics import Accuracy, Evaluator
-
-
-def compiled(function: Callable) -> Callable:
-    """The function as a graph where the runtime is in graph mode, as it is in PyNative mode."""
-    return ms.jit(function) if ms.get_context("mode") == ms.GRAPH_MODE else function
 
 
 def build_predictor(net: nn.Cell) -> Callable[[ms.Tensor], ms.Tensor | tuple]:
@@ -25,7 +22,7 @@ def build_predictor(net: nn.Cell) -> Callable[[ms.Tensor], ms.Tensor | tuple]:
     def predict(images):
         return precision.single(net(images))
 
-    return compiled(predict)
+    return runtime.compiled(predict)
 
 
 def evaluate(
@@ -47,10 +44,11 @@ def evaluate(
     if net is not None:
         net.set_train(False)
     count, marks = 0, []
-    for images, targets, ids in loader.epoch(0):
-        evaluator.update(_arrays(predict(ms.Tensor(images))), targets, ids)
-        count += int((ids != PADDING).sum())
-        marks.append((count, time.perf_counter()))
+    with contextlib.closing(prefetched(loader.epoch(0))) as batches:
+        for images, targets, ids in batches:
+            evaluator.update(_arrays(predict(ms.Tensor(images))), targets, ids)
+            count += int((ids != PADDING).sum())
+            marks.append((count, time.perf_counter()))
     timed = np.subtract(marks[-1], marks[0])[None]
     if loader.size > 1:
         evaluator.merge(parallel.gather_arrays(evaluator.state()))

@@ -64,7 +64,7 @@ class Progress:
                 batch = next(batches)
             except StopIteration:
                 return
-            self._waited = time.perf_counter() - began
+            self._waited += time.perf_counter() - began
             yield batch
 
     def step(self, epoch: int, step: int, loss: float, lr: float, terms: Mapping[str, float] | None = None) -> None:
@@ -75,7 +75,7 @@ class Progress:
             self._seconds += now - self._mark
             self._epoch_seconds += now - self._mark
             self._epoch_waited += self._waited
-        self._mark = now
+        self._mark, self._waited = now, 0.0
         if step % self._log_every == 0 or step == self._steps:
             share = "?" if self.data_share is None else f"{100 * self.data_share:.0f}"
             scale, terms = self._scale(), terms or {}

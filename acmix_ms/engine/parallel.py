@@ -43,6 +43,19 @@ def build_mean(parameters: Sequence[ms.Parameter]) -> Callable:
     return mean
 
 
+def build_agreement() -> Callable:
+    """``flag -> flag``, a bool tensor of one value: whether it holds on every rank; may stand in a graph.
+
+    Where chips saturate, finiteness is told by a register of each device: without this, ranks that share their
+    gradients would not share the verdict, and some would skip a step that others take.
+    """
+    size = runtime.world_size()
+    if size == 1:
+        return lambda flag: flag
+    total = ops.AllReduce(ops.ReduceOp.SUM, communication.GlobalComm.WORLD_COMM_GROUP)
+    return lambda flag: total(flag.astype(ms.float32).reshape((1,))).reshape(()) > size - 0.5
+
+
 def broadcast(parameters: Iterable[ms.Parameter]) -> None:
     """Give every rank the values of rank 0."""
     if runtime.world_size() == 1:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import mindspore as ms
 from mindspore import nn, ops
+from mindspore._c_expression import MSContext
+from mindspore.ops.operations.math_ops import NPUClearFloatStatusV2
 
 from acmix_ms.errors import UserError
 from acmix_ms.ops.kernels import on_cpu
@@ -54,6 +56,22 @@ def all_finite(gradients: tuple[ms.Tensor, ...]) -> ms.Tensor:
         sums = ops.MatMul()(ops.ones((1, rows.shape[0]), ms.float32), rows)
         total = total + ops.MatMul()(sums, ops.ones((rows.shape[1], 1), ms.float32))
     return ops.isfinite(total).reshape(())
+
+
+@ops.constexpr
+def _saturates() -> bool:
+    """Whether the device has no infinity: an Ascend 910A notes in a register that a number was too large."""
+    on_ascend = ms.get_context("device_target") == "Ascend"
+    return on_ascend and MSContext.get_instance().get_ascend_soc_version() == "ascend910"
+
+
+def forget_overflows(images: ms.Tensor) -> ms.Tensor:
+    """The images; where overflows are noted in a register, after those are forgotten that came before, such as an
+    evaluation's. For the beginning of a step, in a graph.
+    """
+    if not _saturates():
+        return images
+    return ops.depend(images, NPUClearFloatStatusV2()(ms.Tensor([0] * 8, ms.int32)))
 
 
 def loss_scale(scaler: ms.amp.LossScaler) -> float | None:

@@ -12,25 +12,28 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import mindspore as ms
-from mindspore import nn, ops
+from mindspore import nn
 
 from acmix_ms import config as configuration
 from acmix_ms import runtime
 from acmix_ms.analysis import figures
 from acmix_ms.config import Config
-from acmix_ms.data.loader import Loader
+from acmix_ms.data.loader import Loader, prefetched
 from acmix_ms.engine import checkpoint, events, finetune, losses, parallel, precision, report, run_dir
 from acmix_ms.engine.draws import Draws
 from acmix_ms.engine.ema import WeightAverage
-from acmix_ms.engine.evaluation import build_predictor, compiled, evaluate
+from acmix_ms.engine.evaluation import build_predictor, evaluate
 from acmix_ms.engine.logger import EpochLog, Progress, curve_names
 from acmix_ms.engine.metrics import Accuracy, Evaluator, Metric
 from acmix_ms.engine.optim import build_optimizer, learning_rate, optimizer_state, set_learning_rate, total_steps
 from acmix_ms.engine.signals import Stopped, StopRequest
 from acmix_ms.engine.standing import Best, EpochSoFar
+from acmix_ms.engine.step import Step, build_train_step
 from acmix_ms.errors import UserError
 from acmix_ms.files import write_text
 from acmix_ms.ops.base import recompute_operators
+
+AGREE_EVERY = 10  # steps of a group; so many may pass until a signal is answered
 
 
 class Trainer:
@@ -83,7 +86,9 @@ class Trainer:
         if config.train.resume:
             self._resume()
         self._take_over_from_rank_0()
-        self.train_step = self._build_train_step()
+        self.train_step = build_train_step(
+            self.model, self.loss, self.optimizer, self.scaler, self.average, config.optim.clip_norm
+        )
         self.predict = build_predictor(self.model)
 
     @functools.cached_property
@@ -164,26 +169,45 @@ class Trainer:
     def _train_epoch(self, epoch: int, progress: Progress, stop: StopRequest) -> tuple[dict[str, float], float]:
         """What is left of one pass over the training data; returns the mean losses and the last learning rate."""
         self.model.set_train(True)
-        steps, save_every, done = len(self.train_loader), self.config.train.save_every_steps, self.done
-        skipped = 0
+        steps, first, save_every = len(self.train_loader), self.done.steps, self.config.train.save_every_steps
         end = min(steps, self.total_steps - epoch * steps)  # of the last epoch, where the length is given in steps
-        batches = itertools.islice(self.train_loader.epoch(epoch, done.steps), max(0, end - done.steps))
-        for images, targets, _ in progress.waiting(batches):
-            step = epoch * steps + done.steps
-            lr = self._learning_rate(step)
-            set_learning_rate(self.optimizer, lr)
-            self.draws.renew(step)
-            loss, terms, finite = self.train_step(ms.Tensor(images), *map(ms.Tensor, targets))
+        unread: list[Step] = []
+        self._skipped = 0
+        with contextlib.closing(prefetched(self.train_loader.epoch(epoch, first))) as made:
+            batches = progress.waiting(itertools.islice(made, max(0, end - first)))
+            for number, (images, targets, _) in enumerate(batches, first + 1):
+                step = epoch * steps + number - 1
+                lr = self._learning_rate(step)
+                set_learning_rate(self.optimizer, lr)
+                self.draws.renew(step)
+                unread.append(Step(step, lr, *self.train_step(ms.Tensor(images), *map(ms.Tensor, targets))))
+                saves = save_every and (step + 1) % save_every == 0 and number < end
+                # What a step gives is read now and then, because reading waits for the device; the first one of an
+                # epoch at once, since the time is taken from there.
+                stopped = self._asked_to_stop(stop) if self._agrees(step) else 0
+                if saves or stopped or number in (first + 1, end) or number % self.config.train.log_every == 0:
+                    self._read(unread, epoch, progress)
+                if saves:
+                    self._save()
+                if stopped:
+                    raise Stopped(stopped)
+        return self.done.means(), self._learning_rate(epoch * steps + end - 1)
+
+    def _read(self, unread: list[Step], epoch: int, progress: Progress) -> None:
+        """Account for steps whose results were left on the device, and forget them."""
+        for step, lr, loss, terms, finite in unread:
             loss, finite = float(loss.asnumpy()), bool(finite.asnumpy())
             terms = {name: float(term.asnumpy()) for name, term in terms.items()}
-            skipped = 0 if finite else skipped + 1
-            self._stop_if_lost(loss, skipped, step, lr)
-            done.add(loss, terms, finite)
-            progress.step(epoch + 1, done.steps, loss, lr, terms)
-            if save_every and (step + 1) % save_every == 0 and done.steps < end:
-                self._save()
-            self._stop_if_asked(stop)
-        return done.means(), self._learning_rate(epoch * steps + end - 1)
+            self._skipped = 0 if finite else self._skipped + 1
+            self._stop_if_lost(loss, self._skipped, step, lr)
+            self.done.add(loss, terms, finite)
+            progress.step(epoch + 1, self.done.steps, loss, lr, terms)
+        unread.clear()
+
+    @staticmethod
+    def _agrees(step: int) -> bool:
+        """Whether a group asks after this step who was told to stop: asking waits for all."""
+        return runtime.world_size() == 1 or step % AGREE_EVERY == 0
 
     def _learning_rate(self, step: int) -> float:
         return learning_rate(step, self.config.optim, len(self.train_loader), self._global_batch())
@@ -225,8 +249,12 @@ class Trainer:
             found = [*found, *(averages[parameter.name] for parameter in found)]
         parallel.average(found)
 
+    def _asked_to_stop(self, stop: StopRequest) -> int:
+        """The signal that some rank was sent, or 0: all ranks stop at the same step."""
+        return int(parallel.gather((stop.number or 0,)).max())
+
     def _stop_if_asked(self, stop: StopRequest) -> None:
-        number = int(parallel.gather((stop.number or 0,)).max())  # all ranks stop at the same step
+        number = self._asked_to_stop(stop)
         if number:
             raise Stopped(number)
 
@@ -245,39 +273,6 @@ class Trainer:
                 f"training stopped: {what} at step {step + 1} (epoch {self.epoch + 1}, lr {lr:.3g}); "
                 "checkpoints from before are kept; lower optim.lr, or set optim.clip_norm or a longer warm-up"
             )
-
-    def _build_train_step(self):
-        """``(images, *targets) -> (loss, its terms by name, gradients finite)``; where they are, weights and optimizer
-        are updated.
-
-        The condition stands in the graph: one that has a condition runs kernel after kernel on CPU, each on all cores.
-        Without it independent kernels of the gradients run at the same time, and take twice as long.
-        """
-        model, optimizer, scaler, average = self.model, self.optimizer, self.scaler, self.average
-        loss_of, clip_norm = self.loss, self.config.optim.clip_norm
-
-        def forward(images, *targets):
-            loss, terms = loss_of(model, images, *targets)
-            return scaler.scale(loss), loss, terms
-
-        mean = parallel.build_mean(optimizer.parameters)
-        gradients_of = ms.value_and_grad(forward, None, optimizer.parameters, has_aux=True)
-
-        def train_step(images, *targets):
-            (_, loss, terms), gradients = gradients_of(images, *targets)
-            loss, terms, gradients = mean(loss, terms, gradients)  # first, so that all ranks do the same
-            gradients = scaler.unscale(gradients)
-            finite = precision.all_finite(gradients)
-            if finite:
-                if clip_norm > 0:
-                    gradients = ops.clip_by_global_norm(gradients, clip_norm)
-                optimizer(gradients)
-                if average is not None:
-                    average()
-            scaler.adjust(finite)
-            return loss, terms, finite
-
-        return compiled(train_step)
 
     def _global_batch(self) -> int:
         return self.train_loader.batch_size * self.train_loader.size

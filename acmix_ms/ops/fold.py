@@ -7,12 +7,14 @@ every head.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from acmix_ms.ops import functional as F
+from acmix_ms.ops import kernels
 
 FORMS = ("dense", "grouped", "factored")
 
@@ -51,7 +53,7 @@ def fold_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d, channels: slice = slice(Non
     scale, shift = (value[channels] for value in affine(norm, norm.num_features))
     weight = array(conv.weight) * scale.reshape(-1, 1, 1, 1)
     bias = bias_or_zeros(conv, conv.out_channels) * scale + shift
-    folded = nn.Conv2d(
+    folded = kernels.Conv2d(
         conv.in_channels,
         conv.out_channels,
         conv.kernel_size,
@@ -121,7 +123,8 @@ class Costs(NamedTuple):
         group: of a multiply-add in a group convolution.
         column: of an element of the input that a group convolution unrolls (k*k for each of its input elements).
         moved: of an element that is copied, transposed or gathered.
-        cube: channels in and out of each group are padded to multiples of it.
+        cube: channels in and out are padded to multiples of it, where it is more than 1 those of neighbouring groups
+            together, see `merged_groups`.
         weight: price of a weight for an output pixel. No backend has one; `fuse` raises it until the net is small.
     """
 
@@ -144,7 +147,7 @@ COSTS = {
     # Unrolling dominates group convolutions: merging groups, up to 16 of 4 channels, made none of them faster.
     "CPU": Costs(dense=1 / 54, group=1 / 75, column=0.35, moved=0.4, cube=1),
     # Estimated, not measured: half of the 128 TMAC/s and of the 1.2 TB/s of an Ascend 910 in float16; its cube unit
-    # multiplies tiles of 16 x 16 channels and unrolls in hardware.
+    # multiplies tiles of 16 x 16 channels and unrolls in hardware. How groups are merged is CANN's rule.
     "Ascend": Costs(dense=1 / 64000, group=1 / 64000, column=0.0, moved=1 / 150, cube=16),
     # Estimated, not measured: half of the 7.8 TMAC/s and of the 900 GB/s of a V100 in float32; group convolutions take
     # channels by eights, unrolled in registers.
@@ -161,6 +164,15 @@ def costs_of(device: str) -> Costs:
     if device not in COSTS:
         raise ValueError(f"device={device!r}: choose from {', '.join(COSTS)}")
     return COSTS[device]
+
+
+def merged_groups(given: int, made: int, groups: int, cube: int) -> int:
+    """How many groups of a group convolution, each with so many channels in and out, are computed as one.
+
+    So many that their channels fill blocks of ``cube``, as CANN does it:
+    min(lcm(lcm(ci, 16) / ci, lcm(co, 16) / co), groups).
+    """
+    return min(math.lcm(math.lcm(given, cube) // given, math.lcm(made, cube) // made), groups)
 
 
 def cheapest_form(
@@ -191,13 +203,16 @@ def cheapest_form(
         return -(-size // costs.cube) * costs.cube
 
     def group_conv(given: int, made: int) -> float:
-        return dim * taps * (given * costs.column + padded(given) * padded(made) * costs.group)
+        merged = merged_groups(given, made, dim, costs.cube)
+        multiplied = -(-dim // merged) * padded(given * merged) * padded(made * merged)
+        return taps * (dim * given * costs.column + multiplied * costs.group)
 
     project = 0 if shared else costs.dense * in_channels * channels * (pixels + 2 * low)
     project += 0 if shared else costs.weight * 3 * in_channels * channels
     sources = in_channels if sr_ratio == 1 else 2 * in_channels
     dense = taps * padded(sources) * padded(channels) * costs.dense
-    grouped = project + group_conv(3 * num_heads, num_heads) + 3 * channels * pixels * costs.moved
+    reordered = 0 if interleaves(costs) and sr_ratio == 1 and not channels_last else 3 * channels * pixels
+    grouped = project + group_conv(3 * num_heads, num_heads) + reordered * costs.moved
     mixed = channels * (pixels + 2 * low)  # elements that the fully connected layer reads
     factored = project + group_conv(taps, num_heads)
     factored += mixed * (costs.moved + taps * costs.dense) + 2 * taps * dim * pixels * costs.moved
@@ -213,6 +228,13 @@ def cheapest_form(
     grouped += costs.weight * taps * 3 * num_heads * channels
     factored += costs.weight * taps * (taps * channels + 3 * num_heads)
     return min(zip((dense, grouped, factored), FORMS))[1]
+
+
+def interleaves(costs: Costs) -> bool:
+    """Whether projections come in the order that the group convolution reads, and the attention transposes them, all
+    at once: for backends whose kernel transposes any axes as fast as it copies. That of the CPU does not.
+    """
+    return costs.column == 0
 
 
 def form_of(cell, costs: Costs, in_channels: int, channels: int, **more) -> str:

@@ -19,10 +19,15 @@ from acmix_ms.ops import kernels
 # ---------------------------------------------------------------------------------------------- sizes -> constants
 @ops.constexpr
 def position_grid(height: int, width: int) -> Tensor:
-    """Coordinates in [-1, 1]: (1, 2, H, W) float32, channel 0 along x and channel 1 along y."""
+    """`grid` as a constant of a graph: (1, 2, H, W) float32."""
+    return Tensor(grid(height, width)[None].astype(np.float32))
+
+
+def grid(height: int, width: int) -> np.ndarray:
+    """Coordinates in [-1, 1]: (2, H, W), channel 0 along x and channel 1 along y."""
     x = np.broadcast_to(np.linspace(-1.0, 1.0, width)[None, :], (height, width))
     y = np.broadcast_to(np.linspace(-1.0, 1.0, height)[:, None], (height, width))
-    return Tensor(np.stack([x, y])[None].astype(np.float32))
+    return np.stack([x, y])
 
 
 @ops.constexpr
@@ -53,8 +58,7 @@ def relative_position_index(height: int, width: int) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------------------- Stage I
 def project(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """1x1 convolution in the dtype of x: (B, Cin, H, W) -> (B, Cout, H, W)."""
-    y = ops.conv2d(x, weight.astype(x.dtype))
-    return y if bias is None else kernels.add_channels(y, bias)
+    return kernels.conv2d(x, weight, bias)
 
 
 # ------------------------------------------------------------------------------------------------------------ maps
@@ -219,13 +223,15 @@ def dense_shift(features: Tensor, offset: Tensor, weight: Tensor):
     return kernel, offset
 
 
-def group_shift(f: Tensor, weight: Tensor, groups: int, stride: int = 1, dilation: int = 1) -> Tensor:
-    """Shift and summation as one group convolution (eq. 16-17, Fig. 3c), zero padding.
+def group_shift(
+    f: Tensor, weight: Tensor, groups: int, stride: int = 1, dilation: int = 1, bias: Tensor | None = None
+) -> Tensor:
+    """Shift and summation as one group convolution (eq. 16-17, Fig. 3c), zero padding; and a bias (C,).
 
     (B, d*k*k, H, W), weight (C, k*k, k, k), groups d -> (B, C, Ho, Wo), channel i*N + n.
     """
     padding = dilation * (weight.shape[-1] // 2)
-    return ops.conv2d(f, weight.astype(f.dtype), None, stride, "pad", padding, dilation, groups)
+    return kernels.conv2d(f, weight, bias, stride, padding, dilation, groups)
 
 
 def _shift_axis(x: Tensor, axis: int, offset: int) -> Tensor:

@@ -13,7 +13,7 @@ from mindspore import Tensor, nn, ops
 from acmix_ms.ops import fold, inputs, kernels
 from acmix_ms.ops import functional as F
 from acmix_ms.ops.fold import Costs, array, parameter
-from acmix_ms.ops.neighborhood import aggregate, neighborhood_attention, unfold
+from acmix_ms.ops.neighborhood import aggregate, attend, neighborhood_attention, unfold
 
 
 def size_of(cell: nn.Cell) -> int:
@@ -37,14 +37,21 @@ class ConvPath(nn.Cell):
         offset: (C,) to be added to the output, or None.
         order: (S',) channels of the input to gather first, or None.
         fc: (weight (k*k, 3N), bias (k*k,) or None) of the fully connected layer of ``"factored"``.
+        constants: compute what depends on sizes only when the graph is compiled, instead of at each run.
     """
 
-    def __init__(self, form, weight, groups, stride, dilation, border=None, offset=None, order=None, fc=None):
+    def __init__(
+        self, form, weight, groups, stride, dilation, border=None, offset=None, order=None, fc=None, constants=False
+    ):
         super().__init__()
         self.form, self.groups, self.stride, self.dilation = form, groups, stride, dilation
         self.weight = parameter(weight, "weight")
         self.has_border = border is not None and bool(np.any(border))
         self.has_offset = offset is not None
+        self.has_constant = self.has_border and constants
+        if self.has_constant:
+            self.constant = numbers(border), numbers(np.zeros(len(weight)) if offset is None else offset)
+            self.has_border = self.has_offset = False
         if self.has_border:
             self.border = parameter(border[:, None], "border")  # (C, 1, k, k)
         if self.has_offset:
@@ -65,14 +72,17 @@ class ConvPath(nn.Cell):
 
     def shift_and_sum(self, x: Tensor) -> Tensor:
         """The convolution with what is added to it."""
-        y = F.group_shift(x, self.weight, self.groups, self.stride, self.dilation)
+        bias = self.offset if self.has_offset and not self.has_border else None
+        y = F.group_shift(x, self.weight, self.groups, self.stride, self.dilation, bias)
+        if self.has_constant:
+            return y + border_constant(*self.constant, self.stride, self.dilation, x.shape[2], x.shape[3], y.dtype)
         if self.has_border:
             ones = ops.ones((1, 1, x.shape[2], x.shape[3]), x.dtype)
             constant = F.group_shift(ones, self.border, 1, self.stride, self.dilation)  # (1, C, Ho, Wo)
             if self.has_offset:
                 constant = kernels.add_channels(constant, self.offset)
             return kernels.add_rows(y, constant)
-        return kernels.add_channels(y, self.offset) if self.has_offset else y
+        return y
 
     def work(self, given: tuple, out: tuple) -> list[dict]:
         """Pieces of work for `acmix_ms.analysis.complexity`."""
@@ -89,6 +99,36 @@ class ConvPath(nn.Cell):
         return [*pieces, {"kind": kind, "stage": "II", "macs": int(macs), "params": params}]
 
 
+def numbers(values: np.ndarray) -> tuple:
+    """As tuples in tuples, which a graph takes as constants."""
+    return tuple(map(numbers, values)) if values.ndim else float(values)
+
+
+@ops.constexpr
+def border_constant(border, offset, stride, dilation, height, width, dtype):
+    """(1, C, Ho, Wo): ``border`` (C, k, k) over a map of ones, zero outside, and ``offset`` (C,). Made when the graph
+    is compiled.
+    """
+    border, offset = np.array(border), np.array(offset)
+    inside = np.pad(np.ones((height, width)), dilation * (border.shape[1] // 2))
+    rows, columns = -(-height // stride), -(-width // stride)
+    total = np.zeros((len(border), rows, columns)) + offset[:, None, None]
+    for i in range(border.shape[1]):
+        for j in range(border.shape[2]):
+            seen = inside[i * dilation :, j * dilation :][: (rows - 1) * stride + 1, : (columns - 1) * stride + 1]
+            total += border[:, i, j, None, None] * seen[::stride, ::stride]
+    return Tensor(total[None].astype(np.float32), dtype)
+
+
+@ops.constexpr
+def position_constant(weight, height, width, dtype):
+    """(H*W, d): what the positions take from the keys, where ``weight`` (d, 2) projects the grid. Made when the graph
+    is compiled.
+    """
+    grid = F.grid(height, width).reshape(2, -1)
+    return Tensor(-(np.array(weight) @ grid).T.astype(np.float32), dtype)
+
+
 def conv_path(
     cell,
     form: str,
@@ -99,6 +139,8 @@ def conv_path(
     offset: np.ndarray | None = None,
     factors: np.ndarray | None = None,
     order: np.ndarray | None = None,
+    interleaved: bool = False,
+    constants: bool = False,
 ) -> ConvPath:
     """The convolution path of an operator in one of `fold.FORMS`.
 
@@ -111,10 +153,12 @@ def conv_path(
         offset: (C,) to be added to the output.
         factors: (3C,) what the maps that are handed over were multiplied by.
         order: (3C,) which channel of the maps handed over is each of q, k and v, where some serve several times.
+        interleaved: the maps come in the order of `interleaving`, as ``"grouped"`` reads them.
+        constants: see `ConvPath`.
     """
     channels, heads = len(scale), cell.num_heads
     dim, maps = channels // heads, 3 * heads
-    common = {"stride": cell.stride, "dilation": cell.dilation, "offset": offset}
+    common = {"stride": cell.stride, "dilation": cell.dilation, "offset": offset, "constants": constants}
     if form == "factored":
         fc = array(cell.fc.weight)[:, :, 0, 0]
         if factors is not None:
@@ -131,10 +175,15 @@ def conv_path(
         return ConvPath(form, fold.fold_projection(kernel, projection), 1, border=border, **common)
     if factors is not None:
         kernel = kernel / factors.reshape(maps, dim)[:, 0].reshape(1, -1, 1, 1)
-    # Head last: group i reads map m of channel-in-head i, which stands at m*d + i.
-    interleaved = np.arange(maps * dim).reshape(maps, dim).T.reshape(-1)
-    order = interleaved if order is None else order[interleaved]
-    return ConvPath(form, kernel, dim, border=border, order=order, **common)
+    if interleaved:
+        return ConvPath(form, kernel, dim, border=border, **common)
+    found = interleaving(maps, dim)
+    return ConvPath(form, kernel, dim, border=border, order=found if order is None else order[found], **common)
+
+
+def interleaving(maps: int, dim: int) -> np.ndarray:
+    """(3C,): head last. Group i of a group convolution reads map m of channel-in-head i, which stands at m*d + i."""
+    return np.arange(maps * dim).reshape(maps, dim).T.reshape(-1)
 
 
 def projections(cell) -> tuple[np.ndarray, np.ndarray]:
@@ -165,21 +214,44 @@ class FusedACmix(nn.Cell):
         form = fold.form_of(cell, costs, cell.in_channels, channels, stride=cell.stride)
         # The other forms read q, k, v as they are, so that what belongs to the attention alone comes after it.
         self.own_projection = form == "dense"
+        self.interleaved = fold.interleaves(costs) and form != "factored"
+        factors = None
         offset = shift
         if self.own_projection:
             offset = shift + alpha * scale * bias[2 * channels :]
+        if self.interleaved and self.has_attention:  # q comes scaled
+            factors = np.ones(3 * channels)
+            factors[:channels] = (channels // self.num_heads) ** -0.5
         if self.has_conv:
-            self.conv = conv_path(cell, form, weight, bias, beta * scale, offset=offset)
+            self.conv = conv_path(
+                cell,
+                form,
+                weight,
+                bias,
+                beta * scale,
+                offset=offset,
+                factors=factors,
+                interleaved=self.interleaved,
+                constants=self.interleaved,
+            )
         else:
             self.offset = parameter(offset, "offset")
+        if factors is not None:
+            weight, bias = weight * factors[:, None], bias * factors
         if self.has_attention:
-            self.position = parameter(array(cell.conv_p.weight), "position")  # (d, 2, 1, 1)
+            if self.interleaved:
+                self.position = numbers(array(cell.conv_p.weight)[:, :, 0, 0])
+            else:
+                self.position = parameter(array(cell.conv_p.weight), "position")  # (d, 2, 1, 1)
             if self.own_projection:
                 weight[2 * channels :] *= (alpha * scale)[:, None]
                 bias = bias[:channels]  # only that of q matters
             else:
                 self.gain = parameter(alpha * scale, "gain")
         if self.has_attention or not self.own_projection:
+            if self.interleaved:
+                found = interleaving(3 * self.num_heads, channels // self.num_heads)
+                weight, bias = weight[found], bias if self.own_projection else bias[found]
             self.weight = parameter(weight[:, :, None, None], "weight")
             self.bias = parameter(bias, "bias")
 
@@ -187,11 +259,11 @@ class FusedACmix(nn.Cell):
         inputs.check_map(self.cls_name, x, self.in_channels)
         if not self.has_attention and self.own_projection:
             return self.conv(x)
-        qkv = F.project(x, self.weight, None)  # (B, 3C, H, W)
-        if not self.own_projection:
-            qkv = kernels.add_channels(qkv, self.bias)
-            if not self.has_attention:
-                return self.conv(qkv)
+        qkv = F.project(x, self.weight, None if self.own_projection else self.bias)  # (B, 3C, H, W)
+        if not self.has_attention:
+            return self.conv(qkv)
+        if self.interleaved:
+            return self._interleaved(x, qkv)
         q, k, v = ops.split(qkv, self.out_channels, 1)
         if self.own_projection:
             q = kernels.add_channels(q, self.bias)
@@ -200,8 +272,25 @@ class FusedACmix(nn.Cell):
         attention = neighborhood_attention(
             q, k, v, position, self.num_heads, self.attn_kernel_size, self.stride, self.dilation, self.backend
         )
+        return self._mixed(x, qkv, attention)
+
+    def _interleaved(self, x: Tensor, qkv: Tensor) -> Tensor:
+        """From projections whose channel i*3N + m is channel i of map m: all of them are transposed at once."""
+        heads, dim = self.num_heads, self.out_channels // self.num_heads
+        height, width = x.shape[2], x.shape[3]
+        rows = ops.transpose(qkv.reshape(-1, dim, 3 * heads, height * width), (0, 2, 3, 1))  # (B, 3N, H*W, d)
+        q, k, v = ops.split(rows, heads, 1)
+        if self.own_projection:
+            q = q + self.bias.astype(q.dtype).reshape(heads, 1, dim)
+        k = k + position_constant(self.position, height, width, k.dtype)
+        shape, options = (-1, height * width, dim), (self.attn_kernel_size, self.stride, self.dilation, self.backend)
+        q, k, v = q.reshape(shape), k.reshape(shape), v.reshape(shape)
+        return self._mixed(x, qkv, attend(q, k, v, heads, (height, width), *options))
+
+    def _mixed(self, x: Tensor, qkv: Tensor, attention: Tensor) -> Tensor:
+        """The two paths together, from the input and the projections."""
         if not self.own_projection:
-            return kernels.scale_channels(attention, self.gain) + self.conv(qkv)
+            return kernels.scale_and_add(attention, self.gain, self.conv(qkv))
         if self.has_conv:
             return attention + self.conv(x)
         return kernels.add_channels(attention, self.offset)
@@ -220,8 +309,9 @@ class FusedACmix(nn.Cell):
             own = 0 if self.own_projection else self.gain.size
             own += 0 if self.has_conv else self.offset.size
             pieces.append({"kind": "attention", "stage": "II", "macs": 2 * window, "position": window, "params": own})
-            grid, size = self.position.size * height * width, self.position.size
-            pieces.append({"kind": "position", "stage": "rest", "macs": 0, "position": grid, "params": size})
+            if not self.interleaved:
+                grid, size = self.position.size * height * width, self.position.size
+                pieces.append({"kind": "position", "stage": "rest", "macs": 0, "position": grid, "params": size})
         return pieces + (self.conv.work(source, out) if self.has_conv else [])
 
 
@@ -289,7 +379,7 @@ class FusedPatchwise(nn.Cell):
         weights = self.conv_w(ops.cat((F.subsample(q, self.stride), keys), 1)).astype(v.dtype)
         attention = aggregate(v, weights, self.attn_kernel_size, self.stride, self.dilation)  # (B, m, Ho, Wo)
         if not self.own_projection:
-            return kernels.scale_channels(attention, self.gain) + self.conv(qkv)
+            return kernels.scale_and_add(attention, self.gain, self.conv(qkv))
         if self.has_conv:
             return attention + self.conv(x)
         return kernels.add_channels(attention, self.offset)

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator
 
 import mindspore as ms
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, mint, nn, ops
 
 # Stands for erf in a graph that becomes ONNX: MindSpore's exporter knows this operator, which no net here uses, but
 # not erf, which ONNX has. `acmix_ms.deploy.onnx` puts erf in its place.
@@ -42,6 +42,12 @@ def native(*, onnx: bool = False) -> Iterator[None]:
 def on_cpu() -> bool:
     """Whether to choose by the costs of the CPU kernels. Asked when a graph is compiled."""
     return not _native_only and ms.get_context("device_target") == "CPU"
+
+
+@ops.constexpr(reuse_result=False)
+def on_ascend() -> bool:
+    """Whether the graph is compiled to run on the Ascend that is there, not for a file."""
+    return not _native_only and ms.get_context("device_target") == "Ascend"
 
 
 @ops.constexpr(reuse_result=False)
@@ -101,11 +107,11 @@ def zero_pad(x: Tensor, axis: int, before: int, after: int) -> Tensor:
     """Zeros in front of and behind x along one axis.
 
     By concatenation, whose kernel is many times faster on CPU than that of `Pad`; ONNX files have `Pad`, which works
-    for any batch.
+    for any batch, and on an Ascend it is one kernel.
     """
     if before == 0 and after == 0:
         return x
-    if for_onnx():
+    if for_onnx() or on_ascend():
         return ops.Pad(_paddings(x.ndim, axis, before, after))(x)
     if before > 0:
         x = ops.cat((ops.zeros(x.shape[:axis] + (before,) + x.shape[axis + 1 :], x.dtype), x), axis)
@@ -195,12 +201,51 @@ def add_channels(x: Tensor, bias: Tensor) -> Tensor:
     return x + (bias.reshape(1, -1, 1, 1) if x.ndim == 4 else bias)
 
 
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int = 1,
+    padding: int = 0,
+    dilation: int = 1,
+    groups: int = 1,
+) -> Tensor:
+    """A convolution in the dtype of x, with zeros around: (B, Cin, H, W) -> (B, Cout, Ho, Wo).
+
+    On an Ascend the kernel adds the bias as well. In files that is left to CANN's compiler, which knows the two
+    operators, while it has no adapter for this one.
+    """
+    weight = weight.astype(x.dtype)
+    if bias is not None and on_ascend():
+        return mint.nn.functional.conv2d(x, weight, bias.astype(x.dtype), stride, padding, dilation, groups)
+    y = ops.conv2d(x, weight, None, stride, "pad", padding, dilation, groups)
+    return y if bias is None else add_channels(y, bias)
+
+
+class Conv2d(nn.Conv2d):
+    """`nn.Conv2d` of a deploy form, see `conv2d`."""
+
+    def construct(self, x: Tensor) -> Tensor:
+        padded = self.pad_mode == "pad" and isinstance(self.padding, int)
+        if on_ascend() and self.has_bias and (padded or self.pad_mode == "valid" or self.kernel_size == (1, 1)):
+            padding = self.padding if padded else 0
+            return conv2d(x, self.weight, self.bias, self.stride[0], padding, self.dilation[0], self.group)
+        return super().construct(x)
+
+
 def scale_channels(x: Tensor, gain: Tensor) -> Tensor:
     """x (B, C, H, W) * gain (C,), in the dtype of x; without a gradient of the gain."""
     if on_cpu() and x.dtype == ms.float32:  # a BatchNorm in evaluation, with statistics that change nothing
         zero, one = ops.zeros_like(gain), ops.ones_like(gain)
         return ops.BatchNorm(is_training=False, epsilon=1e-8)(x, gain, zero, zero, one)[0]
     return x * gain.astype(x.dtype).reshape(1, -1, 1, 1)
+
+
+def scale_and_add(x: Tensor, gain: Tensor, y: Tensor) -> Tensor:
+    """x (B, C, H, W) * gain (C,) + y, in the dtype of x; one kernel on an Ascend. Without a gradient of the gain."""
+    if on_ascend():
+        return ops.addcmul(y, x, gain.astype(x.dtype).reshape(1, -1, 1, 1))
+    return scale_channels(x, gain) + y
 
 
 def add_rows(x: Tensor, row: Tensor) -> Tensor:

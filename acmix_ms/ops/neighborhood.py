@@ -185,12 +185,18 @@ def neighborhood_attention(
     position = ops.tile(position.reshape(dim, height, width), (num_heads, 1, 1))  # (C, H, W)
     k = rows(kernels.add_rows(k, -position))
     v = rows(v)
-    if backend == "halo":
-        out = _attend_halo(q, k, v, height, width, kernel_size, stride, dilation)
-    else:
-        out = _attend_unfold(q, k, v, height, width, kernel_size, stride, dilation)
+    return attend(q, k, v, num_heads, (height, width), kernel_size, stride, dilation, backend)
+
+
+def attend(q, k, v, num_heads, size, kernel_size, stride=1, dilation=1, backend="halo") -> Tensor:
+    """The attention of `neighborhood_attention` for rows (B*N, H*W, d) of a map of ``size`` (H, W): q scaled, the
+    position in k.
+    """
+    height, width = size
+    form = _attend_halo if backend == "halo" else _attend_unfold
+    out = form(q, k, v, height, width, kernel_size, stride, dilation)
     out_h, out_w = (height + stride - 1) // stride, (width + stride - 1) // stride
-    return kernels.swap_back(out).reshape(-1, channels, out_h, out_w)
+    return kernels.swap_back(out).reshape(-1, num_heads * q.shape[2], out_h, out_w)
 
 
 # -------------------------------------------------------------------------------------------------------- patchwise

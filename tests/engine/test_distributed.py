@@ -104,6 +104,7 @@ def test_statistics_sums_and_overflows_are_agreed_on(results):
             loss, finite = seen["poisoned"]
             assert not finite
             assert not np.isfinite(loss)
+            assert seen["verdicts"] == [True, True], "one rank's verdict is that of all"
 
 
 def test_alone_nothing_is_exchanged():

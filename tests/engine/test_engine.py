@@ -202,20 +202,21 @@ def test_recomputing_without_an_operator_is_refused(tmp_path):
 )
 def test_lost_training_stops_with_step_and_rate_and_keeps_the_checkpoint(tmp_path, broken, words):
     trainer = make_trainer(tmp_path)
-    real = trainer.train_loader.epoch
+    real, calls = trainer.train_step, []
 
-    def poisoned(epoch, start):
-        for i, (images, targets, ids) in enumerate(real(epoch, start)):
-            if (epoch, i) == (1, 3):
-                if broken == "weight":
-                    runtime.assign(trainer.net.fc.bias, np.full(10, np.nan, np.float32))
-                else:
-                    images = images * np.float32(1e38)  # ReLU on CPU turns nan into 0: the loss stays finite
-            yield images, targets, ids
+    def poisoned(images, labels):
+        calls.append(1)
+        if len(calls) == 15:
+            if broken == "weight":
+                runtime.assign(trainer.net.fc.bias, np.full(10, np.nan, np.float32))
+            else:
+                images = images * 1e38  # ReLU on CPU turns nan into 0: the loss stays finite
+        return real(images, labels)
 
-    trainer.train_loader.epoch = poisoned
+    trainer.train_step = poisoned
     with pytest.raises(UserError, match=rf"{words} at step 15 \(epoch 2, lr 0\.0146\)"):
         trainer.fit()
+    assert len(calls) == 15 + 1, "what steps give is read every fifth step"
     saved = checkpoint.read(tmp_path / "last.ckpt")
     assert saved.meta["epoch"] == 1
     assert all(np.isfinite(value).all() for value in saved.weights.values())

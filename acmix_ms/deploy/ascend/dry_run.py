@@ -1,0 +1,177 @@
+"""Run models on MindSpore's own Ascend backend without an Ascend, and tell what it launched.
+
+The backend works on a stand-in for CANN (`acmix_ms.deploy.ascend.cann`) in a process of its own: kernels are selected,
+built and launched, memory is planned, as on a device. CANN's own refusals stay unseen, and so does speed.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from acmix_ms.deploy.ascend import cann, launches
+from acmix_ms.deploy.ascend.launches import Recording
+
+MODES = ("infer", "fused", "train")
+PRECISIONS = ("fp32", "fp16")
+SOCS = ("Ascend910B3", "Ascend910A")
+LINES_OF_ERROR = 3
+
+
+@dataclass(frozen=True)
+class Job:
+    """Something to run.
+
+    Attributes:
+        model: a registered name.
+        mode: ``"infer"`` as trained, ``"fused"`` as exported, ``"train"`` for one step of train.py.
+        precision: ``"fp32"`` or ``"fp16"``.
+        image_size: of the square images.
+        batch: how many of them.
+        optimizer: of a train step.
+        options: of the model.
+        numbers: a file for the results as npz; then every kernel is computed, too.
+    """
+
+    model: str
+    mode: str = "infer"
+    precision: str = "fp32"
+    image_size: int = 224
+    batch: int = 1
+    optimizer: str = "sgd"
+    options: dict = field(default_factory=dict)
+    numbers: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a `Job`.
+
+    Attributes:
+        job: which one.
+        recording: what was launched while it ran, compiling aside.
+        peak: bytes of memory of the device, as it was planned.
+        unknown: kernels that were to be computed and have no meaning in `compute`.
+        error: why it did not run to its end; else empty.
+    """
+
+    job: Job
+    recording: Recording
+    peak: int = 0
+    unknown: tuple[str, ...] = ()
+    error: str = ""
+
+    @property
+    def fine(self) -> bool:
+        """It ran, on the AI Core alone."""
+        return not self.error and not self.recording.fall_backs
+
+
+def run(jobs: Sequence[Job], soc: str, command: Sequence[str]) -> Iterator[Result]:
+    """Run jobs one after the other; where one ends its process, the others go on in a new one.
+
+    Args:
+        jobs: what to run.
+        soc: which Ascend to find, as ``aclrtGetSocName`` tells it: one of `SOCS` or another.
+        command: of the worker, scripts/dry_run_worker.py.
+
+    Raises:
+        UserError: no stand-in can be made here, see `cann.stand_in`.
+    """
+    folder, left = cann.stand_in(), list(jobs)
+    while left:
+        with tempfile.TemporaryDirectory() as scratch:
+            log = Path(scratch) / "log"
+            with open(Path(scratch) / "stderr", "w+", encoding="utf-8", errors="replace") as said:
+                worker = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=said,
+                    env=cann.environment(folder, soc, log),
+                    cwd=scratch,
+                    text=True,
+                )
+                options: dict[int, str] = {}
+                try:
+                    for job in left:
+                        answer = _ask(worker, job)
+                        found = _recorded(log, options)
+                        log.unlink(missing_ok=True) if answer is None else log.write_text("")
+                        left = left[1:]
+                        if answer is None:
+                            worker.wait()
+                            yield Result(job, found, error=_last_words(said, worker.returncode))
+                            break
+                        yield Result(job, found, answer["peak"], tuple(answer["unknown"]))
+                finally:
+                    worker.kill()
+                    worker.communicate()
+
+
+def _ask(worker: subprocess.Popen, job: Job) -> dict | None:
+    """The worker's answer; None if it has ended."""
+    try:
+        worker.stdin.write(json.dumps(asdict(job)) + "\n")
+        worker.stdin.flush()
+    except BrokenPipeError:
+        return None
+    answer = worker.stdout.readline()
+    return json.loads(answer) if answer else None
+
+
+def _recorded(log: Path, options: dict[int, str]) -> Recording:
+    """What was noted while the last job ran; ``options`` are those of the process."""
+    found = Recording()
+    if log.exists():
+        for mark, recording in launches.read(log, options):
+            if mark.startswith("run "):
+                found = recording
+    return found
+
+
+def _last_words(said, status: int) -> str:
+    said.seek(0)
+    lines = [line.strip() for line in said if line.strip() and not line.startswith(("[WARNING]", "[INFO]"))]
+    errors = [line for line in lines if "Error" in line or "[ERROR]" in line] or lines
+    return " | ".join(errors[-LINES_OF_ERROR:]) or f"it ended with status {status}"
+
+
+def difference(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> tuple[float, str]:
+    """The largest difference of two sets of arrays, relative, and where it is.
+
+    Each is judged by the largest magnitude of its own array, or a thousandth of that of its kind (outputs, weights,
+    gradients as the optimizer keeps them), where it is larger: some gradients are zero but for rounding. A single
+    number is judged by the largest of its kind: a rate's gradient is a long sum that nearly cancels.
+
+    Raises:
+        ValueError: they are not of the same names and shapes.
+    """
+    if {name: value.shape for name, value in found.items()} != {name: value.shape for name, value in expected.items()}:
+        raise ValueError("other arrays")
+    largest: dict[str, float] = {}
+    for name, value in expected.items():
+        kind = _kind(name)
+        largest[kind] = max(largest.get(kind, 0.0), float(np.abs(value).max(initial=0)))
+    worst = 0.0, ""
+    for name, value in expected.items():
+        share = 1 if value.size == 1 else 1e-3
+        scale = max(float(np.abs(value).max(initial=0)), share * largest[_kind(name)], 1e-30)
+        apart = float(np.abs(found[name].astype(np.float64) - value).max(initial=0)) / scale
+        if np.isnan(apart):
+            return apart, name
+        worst = max(worst, (apart, name))
+    return worst
+
+
+def _kind(name: str) -> str:
+    parts = name.split(".")
+    if parts[0] == "optimizer":
+        return parts[1]
+    return "outputs" if name.startswith("arr_") else "weights"

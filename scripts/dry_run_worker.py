@@ -1,0 +1,110 @@
+"""The process of a dry run: builds and runs what it is asked for on the Ascend that it finds; see dry_run_ascend.py.
+
+It finds a stand-in for an Ascend (acmix_ms/deploy/ascend/cann.py). Jobs come as JSON, one a line of stdin; each is
+answered with one line of JSON on stdout. What is launched is in the stand-in's log, between two marks.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+
+from acmix_ms import runtime  # noqa: E402
+
+
+def main() -> None:
+    """Answer jobs until there are no more."""
+    answers = sys.stdout
+    sys.stdout = sys.stderr  # of whatever else prints
+    device = sys.argv[2] if sys.argv[1:2] == ["--device"] else "Ascend"
+    from acmix_ms.deploy.ascend.compute import Computer
+
+    computer = Computer()
+    if device == "Ascend":
+        stand_in = ctypes.CDLL("libascendcl.so")
+        stand_in.stand_in_on_launch(computer.callback)
+    runtime.start(device)
+    import mindspore as ms
+
+    for number, line in enumerate(sys.stdin):
+        job = json.loads(line)
+        computer.everything = bool(job["numbers"])
+        run, arguments, state = build(job)
+        if device == "Ascend":
+            stand_in.stand_in_mark(f"run {number}".encode())
+        outputs = [output.asnumpy() for output in run(*map(ms.Tensor, arguments))]
+        if device == "Ascend":
+            stand_in.stand_in_mark(f"done {number}".encode())
+        if job["numbers"]:
+            np.savez(job["numbers"], *outputs, **{name: value.asnumpy() for name, value in state().items()})
+        peak = runtime.device_peak_bytes(device)
+        if device == "Ascend":
+            ms.runtime.reset_peak_memory_stats()
+        print(json.dumps({"peak": peak, "unknown": sorted(computer.unknown)}), file=answers, flush=True)
+        computer.unknown.clear()
+
+
+def build(job: dict):
+    """What runs a job, with what it is given, and a function for the state that it leaves: ``(run, inputs, state)``."""
+    random = np.random.default_rng(1)
+    size, batch = job["image_size"], job["batch"]
+    images = random.standard_normal((batch, 3, size, size)).astype(np.float32)
+    if job["mode"] == "train":
+        return build_step(job, images)
+    from acmix_ms.deploy.half import Half
+    from acmix_ms.engine.evaluation import build_predictor
+    from acmix_ms.ops.fuse import fuse_for_export
+
+    net = seeded(job)
+    if job["mode"] == "fused":
+        net = fuse_for_export(net, "Ascend")
+    if job["precision"] == "fp16":
+        net = Half(net)
+    predict = build_predictor(net.set_train(False))
+    return lambda x: (predict(x),), [images], dict
+
+
+def build_step(job: dict, images: np.ndarray):
+    """As `build`, of the train step as train.py makes it, with clipping and a moving average."""
+    from acmix_ms import config
+    from acmix_ms.engine.trainer import Trainer
+
+    batch = job["batch"]
+    keys = {"optim.name": job["optimizer"], "train.precision": job["precision"], "data.batch_size": batch,
+            "optim.clip_norm": 5, "train.ema_decay": 0.9999, "run_dir": "runs",
+            "optim.lr": 1e-3, "optim.eps": 1e-3}  # fmt: skip
+    # With AdamW's usual epsilon a first step would follow the signs of gradients that are zero but for rounding.
+    net = seeded(job)
+    # Of its loader the trainer asks for the batch size only, until it trains.
+    loader = SimpleNamespace(batch_size=batch)
+    trainer = Trainer(net, config.for_model(job["model"], [f"{k}={v}" for k, v in keys.items()]), loader, None)
+    trainer.model.set_train(True)
+
+    def step(images, labels):
+        loss, _, finite = trainer.train_step(images, labels)
+        return loss, finite
+
+    def state():
+        return {**net.parameters_dict(), **trainer._state()}
+
+    return step, [images, (np.arange(batch) % 10).astype(np.int32)], state
+
+
+def seeded(job: dict):
+    """The model with the same weights, statistics and rates wherever it is built, none of them trivial."""
+    from acmix_ms.ops.fuse import randomise
+    from models import create_model
+
+    return randomise(create_model(job["model"], **job["options"]))
+
+
+if __name__ == "__main__":
+    main()
