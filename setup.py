@@ -16,6 +16,10 @@ with tempfile.TemporaryDirectory(prefix="acmix-build-") as folder:
     setup(
         packages=[*find_packages(include=["acmix_ms", "acmix_ms.*"]), *models, "acmix_ms.configs"],
         package_dir={"acmix_ms.models": "models", "acmix_ms.configs": "configs"},
-        package_data={"acmix_ms": ["py.typed"], "acmix_ms.deploy.ascend": ["standins/*"], "acmix_ms.configs": ["**/*.yaml", "README.md"]},
+        package_data={
+            "acmix_ms": ["py.typed"],
+            "acmix_ms.configs": ["**/*.yaml", "README.md"],
+            "acmix_ms.deploy.ascend": ["standins/*"],
+        },
         options=options,
     )

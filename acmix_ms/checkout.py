@@ -11,7 +11,7 @@ import os
 import sys
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.util import spec_from_file_location, spec_from_loader
+from importlib.util import find_spec, spec_from_file_location, spec_from_loader
 from pathlib import Path
 from types import ModuleType
 
@@ -37,7 +37,8 @@ class _Finder(MetaPathFinder, Loader):
             folder = _HOME / "models"
             return spec_from_file_location(name, folder / "__init__.py", submodule_search_locations=[str(folder)])
         ours = name.startswith("models.") and sys.modules["models"] is sys.modules.get(PACKAGE)
-        return spec_from_loader(name, self) if ours else None
+        # MindSpore asks for modules of names that are none, such as models.create_model, to see which files to watch.
+        return spec_from_loader(name, self) if ours and find_spec(f"acmix_ms.{name}") else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = importlib.import_module(f"acmix_ms.{spec.name}")

@@ -123,7 +123,6 @@ def start(
     deterministic: bool = False,
     threads: int | None = None,
     jit_level: str = JIT_LEVELS[0],
-    compile_cache: str | None = None,
 ) -> str:
     """Choose device and mode, join the group if msrun started one, seed every generator; call it once, before the
     first Cell is built.
@@ -139,7 +138,6 @@ def start(
         deterministic: bitwise equal runs for equal seeds, at some cost in speed. Stays on for the process.
         threads: CPU kernel threads; None leaves the choice to MindSpore. Fixed for the process once given.
         jit_level: how graphs are compiled, ``"O0"`` or ``"O1"``.
-        compile_cache: a folder for compiled graphs, which are found there again as long as nothing has changed.
 
     Returns:
         The device in use.
@@ -163,8 +161,6 @@ def start(
     if device == "Ascend":  # else a Cell that is called goes to CANN's graph engine on a 910A
         ms.set_context(jit_config={"jit_level": jit_level})
         ms.device_context.ascend.op_precision.conv_allow_hf32(False)  # float32 keeps its bits
-    if compile_cache:
-        ms.set_context(enable_compile_cache=True, compile_cache_path=str(compile_cache))
     ms.set_context(mode=ms.GRAPH_MODE if mode == "graph" else ms.PYNATIVE_MODE)
     if deterministic:
         threads = _make_deterministic(device, threads)
@@ -189,7 +185,6 @@ def start_for(config, mode: str | None = None) -> str:
         config.train.deterministic,
         wanted.threads,
         wanted.jit_level,
-        wanted.compile_cache,
     )
 
 

@@ -95,7 +95,7 @@ def summary(soc: str, result: Result) -> dict:
     found = result.recording
     return {
         "soc": soc,
-        **{key: value for key, value in asdict(result.job).items() if key not in ("options", "numbers")},
+        **{key: value for key, value in asdict(result.job).items() if key != "numbers"},
         "kernels": len(found.launches),
         "aclnn": sum(found.names("aclnn").values()),
         "aclop": sum(found.names("aclop").values()),

@@ -103,7 +103,7 @@ def seeded(job: dict):
     from acmix_ms.ops.fuse import randomise
     from models import create_model
 
-    return randomise(create_model(job["model"], **job["options"]))
+    return randomise(create_model(job["model"]))
 
 
 if __name__ == "__main__":

@@ -115,6 +115,7 @@ def test_real_probe_of_an_absent_device_is_quiet():
         ({"mode": "grpah"}, "runtime.mode='grpah': did you mean 'graph'"),
         ({"seed": -1}, "seed=-1"),
         ({"threads": 0}, "runtime.threads=0"),
+        ({"jit_level": "O2"}, "runtime.jit_level='O2'"),
         ({"device": "CPU", "deterministic": True, "threads": 2}, "runtime.threads=2"),
     ],
 )

@@ -160,7 +160,6 @@ class RuntimeConfig:
     mode: str = _choice("graph", "graph", "pynative")
     threads: Optional[int] = _number(None, "null: all cores", least=1)
     jit_level: str = _choice("O0", "O0", "O1")
-    compile_cache: Optional[str] = _key(None, "a folder that keeps compiled graphs; null: none")
 
 
 @dataclass

@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 from acmix_ms.data import create_loader
 from acmix_ms.data.digits import sample_bilinear, split_indices
 from acmix_ms.data.images import read_bytes
-from acmix_ms.data.loader import batch_indices
+from acmix_ms.data.loader import batch_indices, prefetched
 from acmix_ms.errors import UserError
 from tests.helpers.data import data_config
 from tests.helpers.tiny import make_images
@@ -237,3 +237,24 @@ def test_a_class_folder_without_utf8_is_named(folder):
         os.rename(folder / split / "dog", os.fsencode(folder / split) + b"/d\xff")
     with pytest.raises(UserError, match=r"class folder 'd\\udcff' is not named in UTF-8: rename it"):
         create_loader(image_config(folder), "train")
+
+
+def test_prefetched_batches_are_the_same_and_end_with_who_uses_them():
+    closed = []
+
+    def numbers(fails):
+        try:
+            yield from range(5)
+            if fails:
+                raise UserError("no more")
+        finally:
+            closed.append(fails)
+
+    assert list(prefetched(numbers(False))) == list(range(5))
+    found = []
+    with pytest.raises(UserError, match="no more"):
+        found.extend(prefetched(numbers(True)))
+    left = prefetched(numbers(None))
+    assert next(left) == 0
+    left.close()
+    assert closed == [False, True, None], "also where it is left before its end"

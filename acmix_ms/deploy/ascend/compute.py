@@ -69,11 +69,6 @@ def view(operand: Operand) -> np.ndarray:
     return np.lib.stride_tricks.as_strided(memory, operand.shape, strides)
 
 
-def floating(launch: Launch, index: int) -> float:
-    """A floating-point argument (double) of an aclnn call."""
-    return struct.unpack("<d", struct.pack("<Q", launch.floats[index]))[0]
-
-
 def scalar(value: dict) -> float:
     """The number in an aclScalar."""
     if value["scalar"] is None:

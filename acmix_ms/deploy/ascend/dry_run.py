@@ -10,7 +10,7 @@ import json
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,6 @@ class Job:
         image_size: of the square images.
         batch: how many of them.
         optimizer: of a train step.
-        options: of the model.
         numbers: a file for the results as npz; then every kernel is computed, too.
     """
 
@@ -45,7 +44,6 @@ class Job:
     image_size: int = 224
     batch: int = 1
     optimizer: str = "sgd"
-    options: dict = field(default_factory=dict)
     numbers: str = ""
 
 
