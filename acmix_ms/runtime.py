@@ -84,6 +84,20 @@ def lite_environment() -> dict[str, str]:
     return {**foreign_environment(), "GLOG_v": "3"}
 
 
+def compiler() -> str:
+    """The C compiler that the user names (``CC``), or the system's."""
+    return os.environ.get("CC", "cc")
+
+
+def changed_environment(variables: dict[str, str], paths: dict[str, list[Path]]) -> dict[str, str]:
+    """The environment of a process: this one's with ``variables`` set, and ``paths`` in front of lists of folders."""
+    changed = {**os.environ, **variables}
+    for name, folders in paths.items():
+        before = [os.environ[name]] if os.environ.get(name) else []
+        changed[name] = os.pathsep.join([*map(str, folders), *before])
+    return changed
+
+
 def cpu_cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -212,6 +226,22 @@ def pynative() -> Iterator[None]:
         yield
     finally:
         ms.set_context(mode=before)
+
+
+@contextlib.contextmanager
+def whole_graphs() -> Iterator[None]:
+    """Graphs for CANN's engine, which alone writes AIR: without this level no file comes about where another is the
+    default, as on an Ascend 910B. The level of before comes back.
+    """
+    import mindspore as ms
+    from mindspore import context
+
+    before = context.get_jit_config() or {}
+    ms.set_context(jit_config={"jit_level": "O2"})
+    try:
+        yield
+    finally:
+        ms.set_context(jit_config={"jit_level": before.get("jit_level", "")} if before else {"jit_level": "O0"})
 
 
 @contextlib.contextmanager

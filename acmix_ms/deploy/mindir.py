@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,7 +43,7 @@ def write_air(cell, path: Path, shape: tuple[int | None, ...]) -> None:
     """
     weights = sum(value.nbytes for value in cell.get_parameters())
     _freeze(cell)
-    with _whole_graphs():
+    with runtime.whole_graphs():
         _export(cell, path, shape, "AIR")
     size = path.stat().st_size if path.is_file() else 0
     if size < weights:
@@ -64,22 +63,6 @@ def _freeze(cell) -> None:
             if value is not None:
                 del part._params[name]
                 object.__setattr__(part, name, ms.Tensor(value.asnumpy()))
-
-
-@contextlib.contextmanager
-def _whole_graphs() -> Iterator[None]:
-    """Graphs for CANN's engine, which alone writes AIR: without this level no file comes about where another is the
-    default, as on an Ascend 910B. The level of before comes back.
-    """
-    import mindspore as ms
-    from mindspore import context
-
-    before = context.get_jit_config() or {}
-    ms.set_context(jit_config={"jit_level": "O2"})
-    try:
-        yield
-    finally:
-        ms.set_context(jit_config={"jit_level": before.get("jit_level", "")} if before else {"jit_level": "O0"})
 
 
 def _export(cell, path: Path, shape: tuple[int | None, ...], format: str) -> None:

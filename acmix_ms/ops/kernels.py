@@ -97,6 +97,29 @@ def permute_rows(x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
     return _PermuteRows()(x, order, inverse)
 
 
+class _TakeRows(nn.Cell):
+    """A gather whose gradient is a gather as well, of all the places that a row went to, and their sum."""
+
+    def construct(self, x: Tensor, index: Tensor, places: Tensor) -> Tensor:
+        return ops.gather(x, index, 1)
+
+    def bprop(self, x: Tensor, index: Tensor, places: Tensor, out, dout):
+        rows, times = places.shape
+        nothing = ops.zeros((dout.shape[0], 1, dout.shape[2]), dout.dtype)
+        found = ops.gather(ops.cat((dout, nothing), 1), places.reshape(-1), 1)  # (B, R*m, d)
+        gradient = found.reshape(-1, rows, times, dout.shape[2]).sum(2)
+        return gradient.astype(x.dtype), ops.zeros_like(index), ops.zeros_like(places)
+
+
+def take_rows(x: Tensor, index: Tensor, places: Tensor) -> Tensor:
+    """Rows of (B, R, d), some several times: out[:, i] = x[:, index[i]].
+
+    The gradient of `gather` adds rows, on an Ascend in whatever order and in the format that they have. There
+    ``places`` (R, m) is used instead: the positions of each row in ``index``, filled up with the length of that.
+    """
+    return ops.gather(x, index, 1) if on_cpu() else _TakeRows()(x, index, places)
+
+
 # ------------------------------------------------------------------------------------------------------------ zeros
 @ops.constexpr
 def _paddings(rank: int, axis: int, before: int, after: int) -> tuple[tuple[int, int], ...]:
@@ -277,6 +300,8 @@ def gelu(x: Tensor) -> Tensor:
     if for_onnx():
         # Written as PyTorch exports it: ONNX Runtime and MindSpore Lite recognise these operators as one GELU.
         return x * (ops.Softsign()(x / math.sqrt(2)) + 1) * 0.5
+    if on_ascend():
+        return mint.nn.functional.gelu(x)  # one kernel; of `ops.gelu` MindSpore makes four
     return ops.gelu(x)
 
 

@@ -97,14 +97,25 @@ def _halo_plan(height: int, width: int, kernel_size: int, stride: int, dilation:
     return num_blocks, flat(rows_q, cols_q), flat(rows_halo, cols_halo), bias, outputs.reshape(-1).astype(np.int32)
 
 
-def _tensor(array: np.ndarray | None) -> Tensor | None:
-    return None if array is None else Tensor(array)
+def places(index: np.ndarray, rows: int) -> np.ndarray:
+    """(rows, m) int32: at which positions of ``index`` each row stands, filled up with the length of ``index``."""
+    order = np.argsort(index, kind="stable")
+    counts = np.bincount(index, minlength=rows)
+    table = np.full((rows, counts.max()), len(index), np.int32)
+    table[np.arange(counts.max()) < counts[:, None]] = order
+    return table
 
 
 @ops.constexpr
 def _halo_constants(height, width, kernel_size, stride, dilation):
+    """As `_halo_plan`, with `places` beside each index."""
     num_blocks, queries, keys, bias, outputs = _halo_plan(height, width, kernel_size, stride, dilation)
-    return num_blocks, _tensor(queries), _tensor(keys), _tensor(bias), _tensor(outputs)
+
+    def pair(index, rows):
+        return None if index is None else (Tensor(index), Tensor(places(index, rows)))
+
+    pixels = height * width
+    return num_blocks, pair(queries, pixels), pair(keys, pixels), Tensor(bias), pair(outputs, num_blocks * len(bias))
 
 
 @ops.constexpr
@@ -124,15 +135,15 @@ def _attend_halo(q, k, v, height, width, kernel_size, stride, dilation):
     num_blocks, queries, keys, bias, outputs = _halo_constants(height, width, kernel_size, stride, dilation)
     dim = q.shape[2]
     if queries is not None:
-        q = ops.gather(q, queries, 1)
+        q = kernels.take_rows(q, *queries)
     if keys is not None:
-        k, v = ops.gather(k, keys, 1), ops.gather(v, keys, 1)
+        k, v = kernels.take_rows(k, *keys), kernels.take_rows(v, *keys)
     q = q.reshape(-1, bias.shape[0], dim)  # (B*N*nb, bq, d)
     k = k.reshape(-1, bias.shape[1], dim)  # (B*N*nb, s, d)
     v = v.reshape(-1, bias.shape[1], dim)
     logits = kernels.add_rows(ops.BatchMatMul(False, True)(q, k).astype(ms.float32), bias)  # (B*N*nb, bq, s)
     out = kernels.softmax_product(logits, v).reshape(-1, num_blocks * bias.shape[0], dim)
-    return out if outputs is None else ops.gather(out, outputs, 1)  # (B*N, Ho*Wo, d)
+    return out if outputs is None else kernels.take_rows(out, *outputs)  # (B*N, Ho*Wo, d)
 
 
 def _attend_unfold(q, k, v, height, width, kernel_size, stride, dilation):

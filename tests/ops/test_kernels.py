@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+
+import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
 
 from acmix_ms import runtime
 from acmix_ms.ops import ACmix, WindowACmix, fold, kernels
+from acmix_ms.ops.neighborhood import places
 
 RNG = np.random.default_rng(5)
 
@@ -118,3 +122,27 @@ def test_native_is_left_again_after_an_error():
         assert not kernels.on_cpu()
         raise RuntimeError
     assert kernels.on_cpu()
+
+
+@pytest.mark.parametrize("mode", ["graph", "pynative"])
+def test_the_gradient_of_taken_rows_is_a_sum_over_their_places(mode):
+    """Rows taken once, several times and never; the form of an Ascend beside the CPU's."""
+    runtime.start(mode=mode)
+    random = np.random.default_rng(0)
+    index = np.array([4, 0, 4, 2, 4, 5, 0], np.int32)
+    table = places(index, 7)
+    assert table.shape == (7, 3) and table[4].tolist() == [0, 2, 4] and table[1].tolist() == [7, 7, 7]
+    x = Tensor(random.standard_normal((2, 7, 3)).astype(np.float32))
+    weight = Tensor(random.standard_normal((2, 7, 3)).astype(np.float32))
+
+    def loss(x):
+        return (kernels.take_rows(x, Tensor(index), Tensor(table)) * weight).sum()
+
+    found = []
+    for native in (False, True):
+        with kernels.native() if native else contextlib.nullcontext():
+            step = ms.value_and_grad(loss)
+            found.append([value.asnumpy() for value in (ms.jit(step) if mode == "graph" else step)(x)])
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
+    np.testing.assert_allclose(found[0][1], found[1][1], rtol=1e-6, atol=1e-6)
+    assert not found[1][1][:, [1, 3, 6]].any(), "never taken"

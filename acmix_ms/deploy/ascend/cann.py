@@ -10,7 +10,6 @@ unseen.
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import re
 import shutil
@@ -20,8 +19,8 @@ import tempfile
 from importlib import metadata, util
 from pathlib import Path
 
+from acmix_ms import runtime
 from acmix_ms.errors import UserError
-from acmix_ms.runtime import cache_folder
 
 SOURCES = Path(__file__).with_name("standins")
 MACHINES = ("x86_64", "aarch64")
@@ -59,13 +58,14 @@ def stand_in() -> Path:
         raise UserError(
             f"the dry run needs Linux on {' or '.join(MACHINES)}, this is {sys.platform} on {platform.machine()}"
         )
-    tools = [shutil.which(name) for name in (os.environ.get("CC", "cc"), "nm", "readelf")]
+    tools = [shutil.which(name) for name in (runtime.compiler(), "nm", "readelf")]
     if None in tools:
         raise UserError("the dry run needs a C compiler and binutils (cc, nm, readelf): apt install gcc")
     source = (SOURCES / "device.c").read_text()
     made_from = [source, (SOURCES / "te.py").read_text(), Path(__file__).read_text(), metadata.version("mindspore")]
     key = hashlib.sha256("".join(made_from).encode())
-    folder = cache_folder() / f"stand-in-{key.hexdigest()[:16]}" / "cann"  # the plugin looks for this name in the path
+    # The plugin looks for a folder of the name "cann" in the path.
+    folder = runtime.cache_folder() / f"stand-in-{key.hexdigest()[:16]}" / "cann"
     if not folder.is_dir():
         folder.parent.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent.parent, prefix=".making.") as making:
@@ -82,17 +82,17 @@ def stand_in() -> Path:
 def environment(folder: Path, soc: str, log: Path) -> dict[str, str]:
     """The environment of a process that finds an Ascend of the kind ``soc``, which notes in ``log`` what it is told."""
     libraries = _libraries()
-    paths = [folder / "lib64", libraries / "plugin" / "ascend", libraries, os.environ.get("LD_LIBRARY_PATH")]
-    modules = [folder / "python", os.environ.get("PYTHONPATH")]
-    return {
-        **os.environ,
-        "LD_LIBRARY_PATH": os.pathsep.join(str(path) for path in paths if path),
-        "PYTHONPATH": os.pathsep.join(str(path) for path in modules if path),
+    found = {
         "ASCEND_HOME_PATH": str(folder),
         "ASCEND_OPP_PATH": str(folder / "opp"),
         "STAND_IN_LOG": str(log),
         "STAND_IN_SOC": soc,
     }
+    searched = {
+        "LD_LIBRARY_PATH": [folder / "lib64", libraries / "plugin" / "ascend", libraries],
+        "PYTHONPATH": [folder / "python"],
+    }
+    return runtime.changed_environment(found, searched)
 
 
 def _libraries() -> Path:

@@ -8,6 +8,7 @@ What has no meaning here is not computed, and named in `Computer.unknown`.
 from __future__ import annotations
 
 import ctypes
+import functools
 import json
 import struct
 import traceback
@@ -134,7 +135,6 @@ ONE = {
     "aclnnAbs": np.abs,
     "aclnnLogicalNot": np.logical_not,
     "aclnnIsFinite": np.isfinite,
-    "aclnnGelu": lambda x: wide(x) * 0.5 * (1 + _erf(wide(x) / np.sqrt(2))),
 }
 TWO = {
     "aclnnMul": np.multiply,
@@ -207,6 +207,21 @@ def _add_n(*tensors, N):
 @kernel("aclnnSWhere")
 def _where(condition, x, y, out):
     out[...] = np.where(condition, x, y)
+
+
+@kernel("aclnnGeluV2")
+def _gelu(x, approximate, out):
+    if approximate:
+        raise NotImplementedError("aclnnGeluV2 by tanh")
+    out[...] = wide(x) * 0.5 * (1 + _erf(wide(x) / np.sqrt(2)))
+
+
+@kernel("aclnnGeluBackwardV2")
+def _gelu_backward(gradient, x, approximate, out):
+    """``approximate`` is a string here, which the record does not hold: "none", as the forward call says."""
+    x = wide(x)
+    density = np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
+    out[...] = wide(gradient) * (0.5 * (1 + _erf(x / np.sqrt(2))) + x * density)
 
 
 @kernel("aclnnThresholdBackward")
@@ -370,6 +385,12 @@ def _strided_slice(x, begin, end, strides, out, **masks):
     out[...] = x[_slices(x.ndim, begin, end, strides, masks)]
 
 
+@kernel("Slice")
+def _slice(x, offsets, sizes, out, **_):
+    found = zip(offsets.tolist(), sizes.tolist(), x.shape)
+    out[...] = x[tuple(slice(begin, length if size < 0 else begin + size) for begin, size, length in found)]
+
+
 @kernel("StridedSliceGrad")
 def _strided_slice_grad(shape, begin, end, strides, gradient, out, **masks):
     out[...] = 0
@@ -521,6 +542,21 @@ def _conv_input_gradient(size, weight, gradient, out, *, strides, pads, groups, 
         for j in range(kw):
             padded[:, :, i * dh : i * dh + sh * h : sh, j * dw : j * dw + sw * w : sw][:, :, :h, :w] += rows[..., i, j]
     out[...] = padded[:, :, top : top + height, left : left + width]
+
+
+@kernel("aclnnConvolutionBackward")
+def _convolution_backward(gradient, x, weight, bias_sizes, strides, pads, dilations, transposed, output_pads, groups,
+                          wanted, cube_math_type, x_gradient, weight_gradient, bias_gradient):  # fmt: skip
+    if transposed & 1:
+        raise NotImplementedError("aclnnConvolutionBackward, transposed")
+    (top, left), half = pads, functools.partial(_half_if, cube_math_type)
+    options = {"strides": [1, 1, *strides], "dilations": [1, 1, *dilations], "pads": [top, top, left, left]}
+    if wanted[0]:
+        _conv_input_gradient(None, half(weight), half(gradient), x_gradient, groups=groups, **options)
+    if wanted[1]:
+        _conv_filter_gradient(half(x), None, half(gradient), weight_gradient, groups=groups, **options)
+    if wanted[2]:
+        bias_gradient[...] = wide(gradient).sum((0, 2, 3))
 
 
 # ------------------------------------------------------------------------------------------------------ normalizations
