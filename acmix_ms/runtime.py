@@ -241,7 +241,7 @@ def whole_graphs() -> Iterator[None]:
     try:
         yield
     finally:
-        ms.set_context(jit_config={"jit_level": before.get("jit_level", "")} if before else {"jit_level": "O0"})
+        ms.set_context(jit_config={"jit_level": before.get("jit_level") or _jit_level})
 
 
 @contextlib.contextmanager

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,7 +27,7 @@ from acmix_ms.errors import UserError, closest, run_cli  # noqa: E402
 from acmix_ms.files import writable_file, write_text  # noqa: E402
 from scripts.documents import replace_between  # noqa: E402
 
-WORKER = Path(__file__).with_name("dry_run_worker.py")
+WORKER = [sys.executable, str(Path(__file__).with_name("dry_run_worker.py"))]
 SIZE, DIGITS_SIZE, SMALLEST = 224, 32, 32
 TRAIN_SIZE = 64  # graphs of train steps take minutes to compile, and have the same kernels at every size
 TRAIN_BATCH = 2
@@ -39,6 +38,7 @@ NUMBERS = {"infer": {"fp32": 1e-5, "fp16": 1e-3}, "train": {"fp32": 5e-4}}
 DOCUMENT = ROOT / "docs" / "ascend.md"
 START, END = "<!-- dry run: written by scripts/dry_run_ascend.py --write -->", "<!-- end of dry run -->"
 MEBI = 2**20
+WHICH = ("soc", "model", "mode", "precision", "image_size", "optimizer")  # of a summary: what was run
 
 
 def parse(argv: list[str] | None) -> Namespace:
@@ -169,17 +169,16 @@ def run_numbers(args: Namespace, soc: str, jobs: list[Job]) -> list[str]:
             replace(job, numbers=str(Path(folder) / f"{number}.npz"), batch=args.batch or 2 + 6 * (job.mode == "train"))
             for number, job in enumerate(jobs)
         ]
-        on_cpu = [replace(job, numbers=job.numbers.replace(".npz", ".cpu.npz")) for job in asked]
-        lines = "".join(json.dumps(asdict(job)) + "\n" for job in on_cpu)
-        subprocess.run([sys.executable, str(WORKER), "--device", "CPU"], input=lines, text=True, check=True,
-                       stdout=subprocess.DEVNULL)  # fmt: skip
-        for result, expected in zip(dry_run.run(asked, soc, [sys.executable, str(WORKER)]), on_cpu):
+        same = [replace(job, numbers=job.numbers.replace(".npz", ".cpu.npz")) for job in asked]
+        expected = list(dry_run.run(same, None, WORKER))
+        for result, on_cpu in zip(dry_run.run(asked, soc, WORKER), expected):
             name = told(summary(soc, result))
-            if result.error or result.unknown:
+            failed = result.error or ", ".join(result.unknown) or (on_cpu.error and f"on the CPU: {on_cpu.error}")
+            if failed:
                 print(name, flush=True)
-                wrong.append(f"{result.job.model} {result.job.mode}: {result.error or ', '.join(result.unknown)}")
+                wrong.append(f"{result.job.model} {result.job.mode}: {failed}")
                 continue
-            with np.load(result.job.numbers) as found, np.load(expected.numbers) as wanted:
+            with np.load(result.job.numbers) as found, np.load(on_cpu.job.numbers) as wanted:
                 difference, where = dry_run.difference(dict(found), dict(wanted))
             allowed = NUMBERS["train" if result.job.mode == "train" else "infer"][result.job.precision]
             print(f"{name}; {difference:.2g} from the CPU ({where})", flush=True)
@@ -196,13 +195,12 @@ def run_all(args: Namespace) -> list[dict]:
     kept: list[dict] = []
     if args.json and args.json.exists():
         kept = [json.loads(line) for line in args.json.read_text(encoding="utf-8").splitlines()]
-    have = {(one["soc"], one["model"], one["mode"], one["precision"], one["image_size"], one["optimizer"])
-            for one in kept}  # fmt: skip
+    have = [{key: one[key] for key in WHICH} for one in kept]
     for soc in args.soc:
-        left = [job for job in jobs_of(args)
-                if (soc, job.model, job.mode, job.precision, job.image_size, job.optimizer) not in have]  # fmt: skip
+        jobs = jobs_of(args)
+        left = [job for job in jobs if {"soc": soc, **{key: getattr(job, key) for key in WHICH[1:]}} not in have]
         begun = time.monotonic()
-        for number, result in enumerate(dry_run.run(left, soc, [sys.executable, str(WORKER)]), start=1):
+        for number, result in enumerate(dry_run.run(left, soc, WORKER), start=1):
             one = summary(soc, result)
             kept.append(one)
             remaining = (time.monotonic() - begun) / number * (len(left) - number)

@@ -1,7 +1,8 @@
 """The process of a dry run: builds and runs what it is asked for on the Ascend that it finds; see dry_run_ascend.py.
 
-It finds a stand-in for an Ascend (acmix_ms/deploy/ascend/cann.py). Jobs come as JSON, one a line of stdin; each is
-answered with one line of JSON on stdout. What is launched is in the stand-in's log, between two marks.
+``dry_run_worker.py Ascend|CPU``. The Ascend is a stand-in (acmix_ms/deploy/ascend/cann.py). Jobs come as JSON, one a
+line of stdin; each is answered with one line of JSON on stdout. What is launched is in the stand-in's log, between two
+marks.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ def main() -> None:
     """Answer jobs until there are no more."""
     answers = sys.stdout
     sys.stdout = sys.stderr  # of whatever else prints
-    device = sys.argv[2] if sys.argv[1:2] == ["--device"] else "Ascend"
+    (device,) = sys.argv[1:]
     from acmix_ms.deploy.ascend.compute import Computer
 
-    computer = Computer()
+    computer, stand_in = Computer(), None
     if device == "Ascend":
         stand_in = ctypes.CDLL("libascendcl.so")
         stand_in.stand_in_on_launch(computer.callback)
@@ -38,16 +39,16 @@ def main() -> None:
         job = json.loads(line)
         computer.everything = bool(job["numbers"])
         run, arguments, state = build(job)
-        if device == "Ascend":
+        inputs, peak = [ms.Tensor(argument) for argument in arguments], 0
+        if stand_in:
             stand_in.stand_in_mark(f"run {number}".encode())
-        outputs = [output.asnumpy() for output in run(*map(ms.Tensor, arguments))]
-        if device == "Ascend":
+        outputs = [output.asnumpy() for output in run(*inputs)]
+        if stand_in:
             stand_in.stand_in_mark(f"done {number}".encode())
+            peak = runtime.device_peak_bytes(device)
+            ms.runtime.reset_peak_memory_stats()
         if job["numbers"]:
             np.savez(job["numbers"], *outputs, **{name: value.asnumpy() for name, value in state().items()})
-        peak = runtime.device_peak_bytes(device)
-        if device == "Ascend":
-            ms.runtime.reset_peak_memory_stats()
         print(json.dumps({"peak": peak, "unknown": sorted(computer.unknown)}), file=answers, flush=True)
         computer.unknown.clear()
 

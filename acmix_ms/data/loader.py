@@ -15,8 +15,9 @@ from acmix_ms.data.augment import Mixing, erase
 from acmix_ms.errors import UserError
 
 PADDING = -1  # as an index: no sample; as a label: not counted by any metric
-T = TypeVar("T")
 ERASING, MIXING = 2, 3  # streams of random numbers; not 0, which numpy's seeding cannot tell from a shorter seed
+
+T = TypeVar("T")
 
 
 def batch_positions(

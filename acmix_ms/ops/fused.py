@@ -140,7 +140,6 @@ def conv_path(
     factors: np.ndarray | None = None,
     order: np.ndarray | None = None,
     interleaved: bool = False,
-    constants: bool = False,
 ) -> ConvPath:
     """The convolution path of an operator in one of `fold.FORMS`.
 
@@ -153,12 +152,12 @@ def conv_path(
         offset: (C,) to be added to the output.
         factors: (3C,) what the maps that are handed over were multiplied by.
         order: (3C,) which channel of the maps handed over is each of q, k and v, where some serve several times.
-        interleaved: the maps come in the order of `interleaving`, as ``"grouped"`` reads them.
-        constants: see `ConvPath`.
+        interleaved: the maps come in the order of `interleaving`, as ``"grouped"`` reads them; and what depends on
+            sizes only is a constant of the graph.
     """
     channels, heads = len(scale), cell.num_heads
     dim, maps = channels // heads, 3 * heads
-    common = {"stride": cell.stride, "dilation": cell.dilation, "offset": offset, "constants": constants}
+    common = {"stride": cell.stride, "dilation": cell.dilation, "offset": offset, "constants": interleaved}
     if form == "factored":
         fc = array(cell.fc.weight)[:, :, 0, 0]
         if factors is not None:
@@ -232,7 +231,6 @@ class FusedACmix(nn.Cell):
                 offset=offset,
                 factors=factors,
                 interleaved=self.interleaved,
-                constants=self.interleaved,
             )
         else:
             self.offset = parameter(offset, "offset")

@@ -18,7 +18,7 @@ from scripts import dry_run_ascend
 from tests.helpers.refusals import refusal
 from tests.helpers.tiny import TinyNet
 
-WORKER = [sys.executable, str(dry_run_ascend.WORKER)]
+WORKER = dry_run_ascend.WORKER
 FAMILIES = {"acmix_resnet_digits": 32, "acmix_san_digits": 32, "acmix_swin_digits": 32, "acmix_pvt_tiny": 64}
 needs_compiler = pytest.mark.skipif(
     sys.platform != "linux" or not all(map(shutil.which, ("cc", "nm", "readelf"))),

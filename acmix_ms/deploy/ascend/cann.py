@@ -9,6 +9,7 @@ unseen.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import platform
 import re
@@ -167,15 +168,13 @@ def _wanted(users: list[Path], libraries: Path) -> set[str]:
                 looked_up.add(text)
     for path in {*libraries.rglob("*.so*"), *libraries.parent.glob("*.so")} - set(users):
         offered |= _symbols(path)[1]
-    missing = {name for name in wanted - offered if not NOT_FOR_CANN.fullmatch(name) and not _of_the_system(name)}
+    system = [ctypes.CDLL(name) for name in (None, "libstdc++.so.6")]  # the C library and its like
+    missing = {
+        name
+        for name in wanted - offered
+        if not NOT_FOR_CANN.fullmatch(name) and not any(hasattr(library, name) for library in system)
+    }
     return missing | {name for name in looked_up if name not in offered or ACLNN.fullmatch(name)}
-
-
-def _of_the_system(name: str) -> bool:
-    """Whether the C library and its like have a function, which this process has loaded."""
-    import ctypes
-
-    return hasattr(ctypes.CDLL(None), name) or hasattr(ctypes.CDLL("libstdc++.so.6"), name)
 
 
 def _absent(users: list[Path], libraries: Path) -> set[str]:

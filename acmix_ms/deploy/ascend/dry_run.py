@@ -71,46 +71,55 @@ class Result:
         return not self.error and not self.recording.fall_backs
 
 
-def run(jobs: Sequence[Job], soc: str, command: Sequence[str]) -> Iterator[Result]:
+def run(jobs: Sequence[Job], soc: str | None, command: Sequence[str]) -> Iterator[Result]:
     """Run jobs one after the other; where one ends its process, the others go on in a new one.
 
     Args:
         jobs: what to run.
-        soc: which Ascend to find, as ``aclrtGetSocName`` tells it: one of `SOCS` or another.
+        soc: which Ascend to find, as ``aclrtGetSocName`` tells it: one of `SOCS` or another; None for the CPU.
         command: of the worker, scripts/dry_run_worker.py.
 
     Raises:
         UserError: no stand-in can be made here, see `cann.stand_in`.
     """
-    folder, left = cann.stand_in(), list(jobs)
+    folder, left = cann.stand_in() if soc else None, list(jobs)
     while left:
         with tempfile.TemporaryDirectory() as scratch:
             log = Path(scratch) / "log"
-            with open(Path(scratch) / "stderr", "w+", encoding="utf-8", errors="replace") as said:
-                worker = subprocess.Popen(
-                    command,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=said,
-                    env=cann.environment(folder, soc, log),
-                    cwd=scratch,
-                    text=True,
-                )
-                options: dict[int, str] = {}
-                try:
-                    for job in left:
-                        answer = _ask(worker, job)
-                        found = _recorded(log, options)
-                        log.unlink(missing_ok=True) if answer is None else log.write_text("")
-                        left = left[1:]
-                        if answer is None:
-                            worker.wait()
-                            yield Result(job, found, error=_last_words(said, worker.returncode))
-                            break
-                        yield Result(job, found, answer["peak"], tuple(answer["unknown"]))
-                finally:
-                    worker.kill()
-                    worker.communicate()
+            environment = cann.environment(folder, soc, log) if soc else None
+            for result in _one_process(left, [*command, "Ascend" if soc else "CPU"], environment, log):
+                left = left[1:]
+                yield result
+
+
+def _one_process(
+    jobs: Sequence[Job], command: Sequence[str], environment: dict[str, str] | None, log: Path
+) -> Iterator[Result]:
+    """The results of jobs until they are done, or up to the one that ends the process."""
+    options: dict[int, str] = {}
+    with open(log.with_name("stderr"), "w+", encoding="utf-8", errors="replace") as said:
+        worker = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            env=environment,
+            cwd=log.parent,
+            text=True,
+        )
+        try:
+            for job in jobs:
+                answer = _ask(worker, job)
+                found = _recorded(log, options)
+                if answer is None:
+                    worker.wait()
+                    yield Result(job, found, error=_last_words(said, worker.returncode))
+                    return
+                log.write_text("")  # of the next job; the stand-in appends
+                yield Result(job, found, answer["peak"], tuple(answer["unknown"]))
+        finally:
+            worker.kill()
+            worker.communicate()
 
 
 def _ask(worker: subprocess.Popen, job: Job) -> dict | None:
