@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn
 from mindspore.common.initializer import HeUniform, initializer
 
 from acmix_ms.errors import UserError
@@ -102,27 +102,30 @@ class TwoPaths(nn.Cell):
             self.rate2 = Parameter(Tensor([0.5], ms.float32), name="rate2")
 
     def conv_path(self, qkv: Tensor) -> Tensor:
-        """(B, 3C, H, W) -> (B, C, Ho, Wo)."""
-        return self.shift_and_sum(F.mix_features(qkv, self.fc.weight, self.fc.bias if self.fc.has_bias else None))
+        """(B, 3C, H, W) -> (B, C, Ho, Wo).
+
+        An Ascend multiplies no more for a group convolution over the 3N maps than over their k*k mixtures
+        (`fold.merged_groups`), so there the layer that mixes them is merged into its weights.
+        """
+        bias = self.fc.bias if self.fc.has_bias else None
+        if kernels.on_ascend() and self.shift != "tensor":
+            return F.grouped_path(qkv, self.fc.weight, bias, self.dep_conv.weight, self.stride, self.dilation)
+        return self.shift_and_sum(F.mix_features(qkv, self.fc.weight, bias))
 
     def dense_conv_path(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """`conv_path` of the projection of x by (3C, Cin) weights as one dense convolution: the same linear map.
 
         (B, Cin, H, W) -> (B, C, Ho, Wo).
         """
-        features, offset = F.mixing_projection(weight, bias, self.fc.weight, self.fc.bias if self.fc.has_bias else None)
-        kernel, offset = F.dense_shift(features, offset, self.dep_conv.weight)
-        padding = self.dilation * (self.conv_kernel_size // 2)
-        y = ops.conv2d(x, kernel, None, self.stride, "pad", padding, self.dilation)
-        ones = ops.ones((1, 1, x.shape[2], x.shape[3]), x.dtype)
-        return kernels.add_rows(y, ops.conv2d(ones, offset, None, self.stride, "pad", padding, self.dilation))
+        fc_bias = self.fc.bias if self.fc.has_bias else None
+        return F.dense_path(x, weight, bias, self.fc.weight, fc_bias, self.dep_conv.weight, self.stride, self.dilation)
 
     def prefers_dense(self, x: Tensor, in_channels: int, channels: int) -> bool:
         """Whether `dense_conv_path` is the cheaper form here. Slices and additions have no weights to merge."""
-        if not kernels.on_cpu() or x.dtype != ms.float32 or self.shift == "tensor":
+        if self.shift == "tensor" or (kernels.on_cpu() and x.dtype != ms.float32):
             return False
-        groups = channels // self.num_heads
-        return fold.dense_conv_is_cheaper(in_channels, channels, groups, self.conv_kernel_size, self.stride)
+        sizes = (in_channels, channels, self.num_heads, self.conv_kernel_size, self.stride)
+        return fold.dense_is_cheaper(kernels.device(), *sizes)
 
     def shift_and_sum(self, f: Tensor) -> Tensor:
         """(B, d*k*k, H, W) -> (B, C, Ho, Wo)."""

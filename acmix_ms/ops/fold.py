@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from mindspore import Parameter, Tensor, nn
+from mindspore.ops import constexpr
 
 from acmix_ms.ops import functional as F
 from acmix_ms.ops import kernels
@@ -186,6 +187,7 @@ def cheapest_form(
     shared: bool = True,
     sr_ratio: int = 1,
     channels_last: bool = False,
+    ordered: bool = True,
 ) -> str:
     """The cheapest of `FORMS` for a convolution path, by the cost of an output pixel.
 
@@ -195,6 +197,7 @@ def cheapest_form(
         shared: whether the attention path needs the projections in any case. If not, ``"dense"`` saves them.
         sr_ratio: R, how many times smaller the sides of k and v are; ``"dense"`` reads their source as well.
         channels_last: whether what the path reads has to be transposed first.
+        ordered: whether the projections can be made in the order that ``"grouped"`` reads, see `interleaves`.
     """
     taps, dim, pixels = kernel_size**2, channels // num_heads, stride**2
     low = pixels / sr_ratio**2  # pixels of k and v
@@ -211,7 +214,7 @@ def cheapest_form(
     project += 0 if shared else costs.weight * 3 * in_channels * channels
     sources = in_channels if sr_ratio == 1 else 2 * in_channels
     dense = taps * padded(sources) * padded(channels) * costs.dense
-    reordered = 0 if interleaves(costs) and sr_ratio == 1 and not channels_last else 3 * channels * pixels
+    reordered = 0 if ordered and interleaves(costs) and sr_ratio == 1 and not channels_last else 3 * channels * pixels
     grouped = project + group_conv(3 * num_heads, num_heads) + reordered * costs.moved
     mixed = channels * (pixels + 2 * low)  # elements that the fully connected layer reads
     factored = project + group_conv(taps, num_heads)
@@ -248,15 +251,22 @@ def form_of(cell, costs: Costs, in_channels: int, channels: int, **more) -> str:
     return cheapest_form(costs, in_channels=in_channels, channels=channels, **common, **more)
 
 
-def dense_conv_is_cheaper(in_channels: int, channels: int, groups: int, kernel_size: int, stride: int = 1) -> bool:
-    """Whether the convolution path costs less on CPU as one dense convolution than as the paper's two layers.
+@constexpr
+def dense_is_cheaper(
+    device: str, in_channels: int, channels: int, num_heads: int, kernel_size: int, stride: int = 1
+) -> bool:
+    """Whether the convolution path is trained faster as one dense convolution, merged from small weights at each step.
 
-    For training: `COSTS` weighs the forms that inference has. In nanoseconds for an output pixel, measured on two
-    cores forward, and forward and backward in the same ratio. A multiply-add of a dense convolution costs 0.03. The
-    group convolution, with few channels in a group, is bound by the copy of its k*k * k*k * d input elements at 1.1
-    each; ``fc`` and the reordering after it cost 4 for each of the k*k * d.
+    On an Ascend that is what `cheapest_form` estimates. On CPU it was measured, since `COSTS` weighs the forms that
+    inference has: in nanoseconds for an output pixel, on two cores forward, and forward and backward in the same ratio.
+    A multiply-add of a dense convolution costs 0.03. The group convolution, with few channels in a group, is bound by
+    the copy of its k*k * k*k * d input elements at 1.1 each; ``fc`` and the reordering after it cost 4 for each of the
+    k*k * d. Of other devices nothing is known.
     """
-    taps = kernel_size * kernel_size
-    dense = 0.03 * taps * in_channels * channels
-    layers = 1.1 * taps * taps * groups + 4.0 * taps * groups * stride * stride
-    return dense < layers
+    taps, dim = kernel_size * kernel_size, channels // num_heads
+    if device == "CPU":
+        return 0.03 * taps * in_channels * channels < 1.1 * taps * taps * dim + 4.0 * taps * dim * stride * stride
+    sizes = {"num_heads": num_heads, "kernel_size": kernel_size, "stride": stride}
+    return device == "Ascend" and "dense" == cheapest_form(
+        COSTS[device], in_channels=in_channels, channels=channels, ordered=False, **sizes
+    )

@@ -207,20 +207,73 @@ def mixing_projection(weight: Tensor, bias: Tensor | None, fc_weight: Tensor, fc
     return mixed, offset.reshape(-1)
 
 
-def dense_shift(features: Tensor, offset: Tensor, weight: Tensor):
-    """`mixing_projection` and the group convolution after it as one dense convolution, and the bias as another.
+def merged_shift(features: Tensor, offset: Tensor, weight: Tensor):
+    """Linear maps of S channels to the k*k * d maps that a group convolution reads, and that convolution, as one, in
+    float32.
 
-    features (d*k*k, Cin), offset (d*k*k,), weight (C, k*k, k, k) -> (C, Cin, k, k), (C, 1, k, k). The bias enters
-    before the zero padding, so it is a convolution of a map of ones.
+    features (d*k*k, S), or (k*k, S) where they are alike for all groups; offset (d*k*k,) or (k*k,); weight (C, k*k, k,
+    k) -> (C, S, k, k), (C, 1, k, k). The bias enters before the zero padding, so it is a convolution of a map of ones.
     """
     channels, taps, size, _ = weight.shape
-    dim, in_channels = features.shape[0] // taps, features.shape[1]
-    shifts = ops.transpose(weight.reshape(dim, channels // dim, taps, size * size), (0, 1, 3, 2))
-    shifts = shifts.reshape(dim, -1, taps)  # (d, N*k*k, k*k): positions of the window, maps
-    kernel = ops.BatchMatMul()(shifts, features.reshape(dim, taps, in_channels)).reshape(channels, -1, in_channels)
-    kernel = ops.transpose(kernel, (0, 2, 1)).reshape(channels, in_channels, size, size)
-    offset = ops.BatchMatMul()(shifts, offset.reshape(dim, taps, 1)).reshape(channels, 1, size, size)
+    groups, given = features.shape[0] // taps, features.shape[1]
+    shifts = weight.astype(ms.float32).reshape(groups, channels // groups, taps, size * size)
+    shifts = ops.transpose(shifts, (0, 1, 3, 2))
+    shifts = shifts.reshape(groups, -1, taps)  # (groups, C/groups*k*k, k*k): positions of the window, maps
+    kernel = ops.BatchMatMul()(shifts, features.reshape(groups, taps, given)).reshape(channels, -1, given)
+    kernel = ops.transpose(kernel, (0, 2, 1)).reshape(channels, given, size, size)
+    offset = ops.BatchMatMul()(shifts, offset.reshape(groups, taps, 1)).reshape(channels, 1, size, size)
     return kernel, offset
+
+
+def _add_border(y: Tensor, x: Tensor, offset: Tensor, stride: int, dilation: int) -> Tensor:
+    """y (B, C, Ho, Wo), which was made from x (B, S, H, W), and ``offset`` (C, 1, k, k) over a map of ones."""
+    ones = ops.ones((1, 1, x.shape[2], x.shape[3]), x.dtype)
+    padding = dilation * (offset.shape[-1] // 2)
+    return kernels.add_rows(y, ops.conv2d(ones, offset, None, stride, "pad", padding, dilation))
+
+
+def dense_path(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    fc_weight: Tensor,
+    fc_bias: Tensor | None,
+    shift_weight: Tensor,
+    stride: int = 1,
+    dilation: int = 1,
+) -> Tensor:
+    """`group_shift` of `mix_features` of a projection of x as one dense convolution: the same linear map.
+
+    (B, Cin, H, W), weight (3C, Cin), bias (3C,) or None -> (B, C, Ho, Wo).
+    """
+    weights = [None if value is None else value.astype(ms.float32) for value in (weight, bias, fc_weight, fc_bias)]
+    kernel, offset = merged_shift(*mixing_projection(*weights), shift_weight)
+    kernel, offset = kernel.astype(x.dtype), offset.astype(x.dtype)
+    y = ops.conv2d(x, kernel, None, stride, "pad", dilation * (kernel.shape[-1] // 2), dilation)
+    return _add_border(y, x, offset, stride, dilation)
+
+
+def grouped_path(
+    qkv: Tensor,
+    fc_weight: Tensor,
+    fc_bias: Tensor | None,
+    shift_weight: Tensor,
+    stride: int = 1,
+    dilation: int = 1,
+) -> Tensor:
+    """`group_shift` of `mix_features` as one group convolution over the maps themselves: the same linear map.
+
+    (B, 3C, H, W) -> (B, C, Ho, Wo).
+    """
+    _, channels, height, width = qkv.shape
+    taps, maps = fc_weight.shape[0], fc_weight.shape[1]
+    offset = ops.zeros((taps,), ms.float32) if fc_bias is None else fc_bias.astype(ms.float32)
+    kernel, offset = merged_shift(fc_weight.reshape(taps, maps).astype(ms.float32), offset, shift_weight)
+    kernel, offset = kernel.astype(qkv.dtype), offset.astype(qkv.dtype)
+    x = ops.transpose(qkv.reshape(-1, maps, channels // maps, height * width), (0, 2, 1, 3))
+    x = x.reshape(-1, channels, height, width)
+    y = group_shift(x, kernel, channels // maps, stride, dilation)
+    return y if fc_bias is None else _add_border(y, x, offset, stride, dilation)
 
 
 def group_shift(

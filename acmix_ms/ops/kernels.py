@@ -39,6 +39,12 @@ def native(*, onnx: bool = False) -> Iterator[None]:
 
 
 @ops.constexpr(reuse_result=False)
+def device() -> str:
+    """By whose costs to choose: of the device that is there, or "" for a file. Asked when a graph is compiled."""
+    return "" if _native_only else ms.get_context("device_target")
+
+
+@ops.constexpr(reuse_result=False)
 def on_cpu() -> bool:
     """Whether to choose by the costs of the CPU kernels. Asked when a graph is compiled."""
     return not _native_only and ms.get_context("device_target") == "CPU"

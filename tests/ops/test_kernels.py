@@ -11,6 +11,7 @@ from mindspore import Tensor, nn, ops
 
 from acmix_ms import runtime
 from acmix_ms.ops import ACmix, WindowACmix, fold, kernels
+from acmix_ms.ops import functional as F
 from acmix_ms.ops.neighborhood import places
 
 RNG = np.random.default_rng(5)
@@ -110,9 +111,38 @@ def test_operators_of_fast_kernels_equal_those_of_native_ones(case):
         assert np.abs(given - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
-def test_the_cost_rule_chooses_both_forms():
-    assert fold.dense_conv_is_cheaper(64, 64, 16, 3)
-    assert not fold.dense_conv_is_cheaper(256, 256, 64, 3)
+@pytest.mark.parametrize("device", ["CPU", "Ascend"])
+def test_the_cost_rule_chooses_both_forms(device):
+    assert fold.dense_is_cheaper(device, 64, 64, 4, 3)
+    assert not fold.dense_is_cheaper(device, 256, 256, 4, 3)
+    assert not fold.dense_is_cheaper("GPU", 64, 64, 4, 3)
+
+
+@pytest.mark.parametrize(("stride", "dilation", "bias"), [(1, 1, False), (2, 1, True), (1, 2, True)])
+def test_the_three_forms_of_a_convolution_path_are_one_map(stride, dilation, bias):
+    """What an Ascend trains with is what the paper's two layers compute, forward and for every weight."""
+    runtime.start("CPU", "graph")
+    heads, dim, taps, given = 2, 6, 9, 5
+    weight, projected = tensor(3 * heads * dim, given), tensor(3 * heads * dim)
+    fc, shift = tensor(taps, 3 * heads, 1, 1), tensor(heads * dim, taps, 3, 3)
+    fc_bias = tensor(taps) if bias else None
+
+    def layers(x, weight, projected, fc, shift):
+        qkv = F.project(x, weight.reshape(*weight.shape, 1, 1), projected)
+        return F.group_shift(F.mix_features(qkv, fc, fc_bias), shift, dim, stride, dilation)
+
+    def grouped(x, weight, projected, fc, shift):
+        qkv = F.project(x, weight.reshape(*weight.shape, 1, 1), projected)
+        return F.grouped_path(qkv, fc, fc_bias, shift, stride, dilation)
+
+    def dense(x, weight, projected, fc, shift):
+        return F.dense_path(x, weight, projected, fc, fc_bias, shift, stride, dilation)
+
+    inputs = [tensor(2, given, 7, 6), weight, projected, fc, shift]
+    expected = outputs(layers, inputs)
+    for form in (grouped, dense):
+        for given_value, wanted in zip(outputs(form, inputs), expected):
+            assert np.abs(given_value - wanted).max() <= 1e-5 * np.abs(wanted).max()
 
 
 def test_native_is_left_again_after_an_error():
