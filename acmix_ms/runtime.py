@@ -84,9 +84,9 @@ def lite_environment() -> dict[str, str]:
     return {**foreign_environment(), "GLOG_v": "3"}
 
 
-def compiler() -> str:
-    """The C compiler that the user names (``CC``), or the system's."""
-    return os.environ.get("CC", "cc")
+def compiler(variable: str = "CC", usual: str = "cc") -> str:
+    """The compiler that the user names, of C (``CC``) or C++ (``CXX``), or the system's."""
+    return os.environ.get(variable, usual)
 
 
 def changed_environment(variables: dict[str, str], paths: dict[str, list[Path]]) -> dict[str, str]:

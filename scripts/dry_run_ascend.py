@@ -1,9 +1,10 @@
 """Run models on MindSpore's own Ascend backend without an Ascend, and tell what was launched.
 
 ``python scripts/dry_run_ascend.py --models acmix_resnet50`` compiles and runs the model as trained, fused and for one
-step of training on an Ascend 910B that is a stand-in: its memory is the host's, and its kernels are noted instead of
-computed (``--numbers`` computes them, and compares with the CPU). Exit status 3 when one fell back to another processor
-than the AI Core, did not run, or computed something else. What that proves, and what not, is in docs/ascend.md.
+step of training on an Ascend 910B that is a stand-in, and exports it as AIR: memory is the host's, and kernels are
+noted instead of computed (``--numbers`` computes them and the graph in the file, and compares with the CPU). Exit
+status 3 when one fell back to another processor than the AI Core, did not run, or computed something else. What that
+proves, and what not, is in docs/ascend.md.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def parse(argv: list[str] | None) -> Namespace:
     """The arguments, checked."""
     parser = ArgumentParser(prog="dry_run_ascend.py", description=__doc__)
     parser.add_argument("--models", nargs="+", metavar="NAME", help="default: all")
-    parser.add_argument("--mode", nargs="+", choices=MODES, default=list(MODES), help="default: all three")
+    parser.add_argument("--mode", nargs="+", choices=MODES, default=list(MODES), help="default: all four")
     parser.add_argument("--soc", nargs="+", default=[SOCS[0]], metavar="NAME", help=f"default: {SOCS[0]}")
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=[PRECISIONS[0]], help="default: fp32")
     parser.add_argument("--optimizer", choices=("sgd", "adamw"), help="of train; default: as the family's recipe")
@@ -96,7 +97,7 @@ def summary(soc: str, result: Result) -> dict:
     return {
         "soc": soc,
         **{key: value for key, value in asdict(result.job).items() if key != "numbers"},
-        "kernels": len(found.launches),
+        "kernels": len(result.graph.nodes if result.graph else found.launches),
         "aclnn": sum(found.names("aclnn").values()),
         "aclop": sum(found.names("aclop").values()),
         "casts": sum(launch.is_cast for launch in found.launches),
@@ -104,7 +105,7 @@ def summary(soc: str, result: Result) -> dict:
         "wide": sum(bool(launch.wide) for launch in found.launches),
         "in_half": len(found.in_half),
         "fall_backs": found.fall_backs,
-        "bytes": found.bytes,
+        "bytes": result.graph.constant_bytes if result.graph else found.bytes,
         "peak": result.peak,
         "error": result.error,
     }
@@ -115,6 +116,8 @@ def told(kept: dict) -> str:
     name = f"{kept['model']} {kept['mode']} {kept['precision']} {kept['soc']}"
     if kept["error"]:
         return f"{name}: did not run: {kept['error']}"
+    if kept["mode"] == "air":
+        return f"{name}: {kept['kernels']} operators, {kept['bytes'] / 1e6:.1f} MB of constants"
     line = (
         f"{name}: {kept['kernels']} kernels ({kept['aclnn']} aclnn, {kept['aclop']} aclop), {kept['casts']} casts, "
         f"{kept['transposes']} transposes, {kept['bytes'] / 1e6:.1f} MB moved, peak {kept['peak'] / MEBI:.0f} MiB"
@@ -152,6 +155,8 @@ def table(kept: list[dict]) -> str:
                 shown.append("")
             elif one["error"]:
                 shown.append("refused")
+            elif mode == "air":
+                shown.append(f"{one['kernels']}, {one['bytes'] / 1e6:.0f} MB")
             else:
                 shown.append(f"{one['kernels']}, {one['bytes'] / 1e6:.0f} MB, {one['peak'] / MEBI:.0f} MiB")
         back = sorted({name for one in cells.values() for name in one["fall_backs"]})

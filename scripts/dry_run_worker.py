@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 
 from acmix_ms import runtime  # noqa: E402
+from acmix_ms.deploy.ascend.dry_run import Job, images_of  # noqa: E402
 
 
 def main() -> None:
@@ -36,57 +37,80 @@ def main() -> None:
     import mindspore as ms
 
     for number, line in enumerate(sys.stdin):
-        job = json.loads(line)
-        computer.everything = bool(job["numbers"])
-        run, arguments, state = build(job)
-        inputs, peak = [ms.Tensor(argument) for argument in arguments], 0
-        if stand_in:
-            stand_in.stand_in_mark(f"run {number}".encode())
-        outputs = [output.asnumpy() for output in run(*inputs)]
-        if stand_in:
-            stand_in.stand_in_mark(f"done {number}".encode())
-            peak = runtime.device_peak_bytes(device)
-            ms.runtime.reset_peak_memory_stats()
-        if job["numbers"]:
-            np.savez(job["numbers"], *outputs, **{name: value.asnumpy() for name, value in state().items()})
-        print(json.dumps({"peak": peak, "unknown": sorted(computer.unknown)}), file=answers, flush=True)
+        job = Job(**json.loads(line))
+        computer.everything = bool(job.numbers)
+        answer = {"peak": 0, "unknown": [], "error": "", "weights": 0}
+        if job.mode == "air" and stand_in:
+            answer.update(write_air(job))
+        else:
+            run, arguments, state = build(job)
+            inputs = [ms.Tensor(argument) for argument in arguments]
+            if stand_in:
+                stand_in.stand_in_mark(f"run {number}".encode())
+            outputs = [output.asnumpy() for output in run(*inputs)]
+            if stand_in:
+                stand_in.stand_in_mark(f"done {number}".encode())
+                answer["peak"] = runtime.device_peak_bytes(device)
+                ms.runtime.reset_peak_memory_stats()
+            if job.numbers:
+                np.savez(job.numbers, *outputs, **{name: value.asnumpy() for name, value in state().items()})
+            answer["unknown"] = sorted(computer.unknown)
+        print(json.dumps(answer), file=answers, flush=True)
         computer.unknown.clear()
 
 
-def build(job: dict):
+def build(job: Job):
     """What runs a job, with what it is given, and a function for the state that it leaves: ``(run, inputs, state)``."""
-    random = np.random.default_rng(1)
-    size, batch = job["image_size"], job["batch"]
-    images = random.standard_normal((batch, 3, size, size)).astype(np.float32)
-    if job["mode"] == "train":
+    images = images_of(job)
+    if job.mode == "train":
         return build_step(job, images)
-    from acmix_ms.deploy.half import Half
     from acmix_ms.engine.evaluation import build_predictor
-    from acmix_ms.ops.fuse import fuse_for_export
 
-    net = seeded(job)
-    if job["mode"] == "fused":
-        net = fuse_for_export(net, "Ascend")
-    if job["precision"] == "fp16":
-        net = Half(net)
-    predict = build_predictor(net.set_train(False))
+    predict = build_predictor(build_net(job))
     return lambda x: (predict(x),), [images], dict
 
 
-def build_step(job: dict, images: np.ndarray):
+def build_net(job: Job):
+    """As it is evaluated or exported."""
+    from acmix_ms.deploy.half import Half
+    from acmix_ms.ops.fuse import fuse_for_export
+
+    net = seeded(job)
+    if job.mode != "infer":
+        net = fuse_for_export(net, "Ascend")
+    if job.precision == "fp16":
+        net = Half(net)
+    return net.set_train(False)
+
+
+def write_air(job: Job) -> dict:
+    """Write net.air; what is to be said of it."""
+    from acmix_ms.deploy import mindir
+    from acmix_ms.deploy.comparison import VerificationError
+
+    net = build_net(job)
+    weights = sum(value.nbytes for value in net.get_parameters())
+    try:
+        mindir.write_air(net, Path("net.air"), images_of(job).shape)
+    except VerificationError as error:
+        return {"error": str(error)}
+    return {"weights": weights}
+
+
+def build_step(job: Job, images: np.ndarray):
     """As `build`, of the train step as train.py makes it, with clipping and a moving average."""
     from acmix_ms import config
     from acmix_ms.engine.trainer import Trainer
 
-    batch = job["batch"]
-    keys = {"optim.name": job["optimizer"], "train.precision": job["precision"], "data.batch_size": batch,
+    batch = job.batch
+    keys = {"optim.name": job.optimizer, "train.precision": job.precision, "data.batch_size": batch,
             "optim.clip_norm": 5, "train.ema_decay": 0.9999, "run_dir": "runs",
             "optim.lr": 1e-3, "optim.eps": 1e-3}  # fmt: skip
     # With AdamW's usual epsilon a first step would follow the signs of gradients that are zero but for rounding.
     net = seeded(job)
     # Of its loader the trainer asks for the batch size only, until it trains.
     loader = SimpleNamespace(batch_size=batch)
-    trainer = Trainer(net, config.for_model(job["model"], [f"{k}={v}" for k, v in keys.items()]), loader, None)
+    trainer = Trainer(net, config.for_model(job.model, [f"{k}={v}" for k, v in keys.items()]), loader, None)
     trainer.model.set_train(True)
 
     def step(images, labels):
@@ -99,12 +123,12 @@ def build_step(job: dict, images: np.ndarray):
     return step, [images, (np.arange(batch) % 10).astype(np.int32)], state
 
 
-def seeded(job: dict):
+def seeded(job: Job):
     """The model with the same weights, statistics and rates wherever it is built, none of them trivial."""
     from acmix_ms.ops.fuse import randomise
     from models import create_model
 
-    return randomise(create_model(job["model"]))
+    return randomise(create_model(job.model))
 
 
 if __name__ == "__main__":

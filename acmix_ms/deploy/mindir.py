@@ -39,12 +39,19 @@ def write_air(cell, path: Path, shape: tuple[int | None, ...]) -> None:
     """Write ``cell`` as AIR, on an Ascend host; its Parameters are constants afterwards. Needs graph mode.
 
     Raises:
-        VerificationError: MindSpore wrote no file, or one without the weights.
+        VerificationError: MindSpore has no AIR for an operator, wrote no file, or one without the weights.
     """
     weights = sum(value.nbytes for value in cell.get_parameters())
     _freeze(cell)
     with runtime.whole_graphs():
-        _export(cell, path, shape, "AIR")
+        try:
+            _export(cell, path, shape, "AIR")
+        except RuntimeError as error:
+            reason = (str(error).splitlines() or ["no reason given"])[0]
+            raise VerificationError(
+                f"MindSpore cannot write this net as AIR, its log names the operators ({reason}); "
+                "give --format mindir or onnx"
+            ) from error
     size = path.stat().st_size if path.is_file() else 0
     if size < weights:
         raise VerificationError(

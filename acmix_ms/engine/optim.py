@@ -67,9 +67,16 @@ def _each(groups: list[dict], key: str) -> tuple[float, ...]:
     return tuple(float(group[key]) for group in groups for _ in group["params"])
 
 
+_for_each = ops.HyperMap()  # a loop over many parameters would be too deep for the compiler
+
+
 def _rates(rate: Tensor, factors: tuple[float, ...]) -> tuple[Tensor, ...]:
     """The rate of each parameter."""
-    return tuple([rate if factor == 1.0 else rate * factor for factor in factors])
+    return _for_each(ops.partial(_rate, rate), factors)
+
+
+def _rate(rate: Tensor, factor: float) -> Tensor:
+    return rate if factor == 1.0 else rate * factor
 
 
 class Momentum(nn.Momentum):

@@ -45,17 +45,23 @@ def build_scaler(precision: str) -> ms.amp.LossScaler:
     return ms.amp.DynamicLossScaler(FIRST_SCALE, scale_factor=2, scale_window=GROW_AFTER)
 
 
+_over_all = ops.HyperMap()  # a loop over many gradients would be too deep for the compiler
+
+
 def all_finite(gradients: tuple[ms.Tensor, ...]) -> ms.Tensor:
     """Whether no gradient holds an infinity or nan: a bool tensor of one value."""
     if not on_cpu():
         return ms.amp.all_finite(gradients)
-    # Sums show both, and as matrix products they take a quarter of the time of looking at every value.
-    total = ops.zeros((1, 1), ms.float32)
-    for gradient in gradients:
-        rows = gradient.reshape(gradient.shape[0], -1).astype(ms.float32)
-        sums = ops.MatMul()(ops.ones((1, rows.shape[0]), ms.float32), rows)
-        total = total + ops.MatMul()(sums, ops.ones((rows.shape[1], 1), ms.float32))
-    return ops.isfinite(total).reshape(())
+    return ops.isfinite(ops.AddN()(_over_all(_total, gradients))).reshape(())
+
+
+def _total(gradient: ms.Tensor) -> ms.Tensor:
+    """(1, 1): the sum. It shows infinities and nan, and as a matrix product takes a quarter of the time of looking at
+    every value.
+    """
+    rows = gradient.reshape(gradient.shape[0], -1).astype(ms.float32)
+    sums = ops.MatMul()(ops.ones((1, rows.shape[0]), ms.float32), rows)
+    return ops.MatMul()(sums, ops.ones((rows.shape[1], 1), ms.float32))
 
 
 @ops.constexpr

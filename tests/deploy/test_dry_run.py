@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import shutil
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,27 +11,23 @@ from acmix_ms.deploy.ascend import cann, dry_run, launches
 from acmix_ms.deploy.ascend.dry_run import SOCS, Job
 from acmix_ms.errors import UserError
 from scripts import dry_run_ascend
+from tests.helpers.ascend import needs_stand_in
 from tests.helpers.refusals import refusal
-from tests.helpers.tiny import TinyNet
 
 WORKER = dry_run_ascend.WORKER
 FAMILIES = {"acmix_resnet_digits": 32, "acmix_san_digits": 32, "acmix_swin_digits": 32, "acmix_pvt_tiny": 64}
-needs_compiler = pytest.mark.skipif(
-    sys.platform != "linux" or not all(map(shutil.which, ("cc", "nm", "readelf"))),
-    reason="a stand-in for CANN is made with a C compiler and binutils, on Linux",
-)
 
 
-@needs_compiler
+@needs_stand_in
 @pytest.mark.slow
 @pytest.mark.parametrize("model", FAMILIES)
 def test_what_an_ascend_is_told_computes_what_a_cpu_computes(model, capsys):
-    """The native forms, which no run on a CPU executes, in 32 and 16 bits."""
+    """The native forms, which no run on a CPU executes, and the graph in an AIR file, in 32 and 16 bits."""
     args = ["--models", model, "--numbers", "--image-size", str(FAMILIES[model]), "--precision", "fp32", "fp16"]
-    assert dry_run_ascend.main([*args, "--mode", "fused"]) == 0, capsys.readouterr()
+    assert dry_run_ascend.main([*args, "--mode", "fused", "air"]) == 0, capsys.readouterr()
 
 
-@needs_compiler
+@needs_stand_in
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "optimizer"), [("acmix_resnet_digits", "sgd"), ("acmix_swin_digits", "adamw")])
 def test_a_train_step_computes_what_it_computes_on_a_cpu(model, optimizer, capsys):
@@ -43,7 +35,7 @@ def test_a_train_step_computes_what_it_computes_on_a_cpu(model, optimizer, capsy
     assert dry_run_ascend.main(args) == 0, capsys.readouterr()
 
 
-@needs_compiler
+@needs_stand_in
 @pytest.mark.slow
 @pytest.mark.parametrize(("soc", "models"), [(SOCS[0], ["acmix_san_digits"]), (SOCS[1], ["acmix_resnet_digits"])])
 def test_every_family_runs_on_the_ai_core_alone(soc, models):
@@ -60,7 +52,7 @@ def test_every_family_runs_on_the_ai_core_alone(soc, models):
             assert (first.name == "NPUClearFloatStatusV2") == (soc == "Ascend910A"), first
 
 
-@needs_compiler
+@needs_stand_in
 def test_what_ends_its_process_is_told_and_the_others_go_on():
     wrong, fine = Job("no_such_model", image_size=32), Job("resnet_digits", image_size=32)
     results = list(dry_run.run([wrong, fine], SOCS[0], WORKER))
@@ -113,37 +105,6 @@ def test_differences_are_relative_to_their_kind():
     assert np.isnan(dry_run.difference({**found, "arr_0": np.array([1.0, np.nan])}, expected)[0])
     with pytest.raises(ValueError, match="other arrays"):
         dry_run.difference({}, expected)
-
-
-# ---------------------------------------------------------------------------------------------------- AIR, without CANN
-def test_an_air_file_without_the_weights_is_an_error(tmp_path, monkeypatch):
-    """MindSpore 2.8 writes Parameters as inputs, or no file at all: they are constants, and the file is looked at."""
-    import mindspore as ms
-
-    from acmix_ms.deploy import VerificationError, mindir
-
-    levels, contents = [], [b"x" * 100, None, b"x" * 10**6]
-
-    def export(cell, *inputs, file_name, file_format):
-        assert file_format == "AIR" and not list(cell.get_parameters()), "no Parameter is left"
-        levels.append(ms.context.get_jit_config()["jit_level"])
-        content = contents.pop(0)
-        if content is not None:
-            Path(file_name).write_bytes(content)
-
-    monkeypatch.setattr(ms, "export", export)
-    before, path = ms.context.get_jit_config(), tmp_path / "net.air"
-    for said in ("wrote 100 bytes of AIR", "wrote 0 bytes of AIR", None):
-        net = TinyNet()
-        weights = sum(value.nbytes for value in net.get_parameters())
-        expected = net.set_train(False)(ms.Tensor(np.ones((1, 3, 32, 32), np.float32))).asnumpy()
-        with contextlib.nullcontext() if said is None else pytest.raises(VerificationError, match=said):
-            mindir.write_air(net, path, (1, 3, 32, 32))
-        again = net(ms.Tensor(np.ones((1, 3, 32, 32), np.float32))).asnumpy()
-        assert np.array_equal(again, expected) and weights > 100, "constants are the same net"
-        path.unlink(missing_ok=True)
-    assert levels == ["O2"] * 3
-    assert (ms.context.get_jit_config() or {"jit_level": "O0"}) == (before or {"jit_level": "O0"})
 
 
 # ---------------------------------------------------------------------------------------------------------- the command

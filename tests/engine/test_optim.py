@@ -7,10 +7,19 @@ import math
 import mindspore as ms
 import numpy as np
 import pytest
+from mindspore import nn, ops
 
 from acmix_ms import runtime
 from acmix_ms.config import OptimConfig
-from acmix_ms.engine.optim import build_optimizer, learning_rate, parameter_groups, set_learning_rate, total_steps
+from acmix_ms.engine import precision
+from acmix_ms.engine.optim import (
+    AdamW,
+    build_optimizer,
+    learning_rate,
+    parameter_groups,
+    set_learning_rate,
+    total_steps,
+)
 from acmix_ms.errors import UserError
 from tests.helpers.tiny import TinyNet
 
@@ -115,3 +124,27 @@ def follow_the_formula(name, mode, rates, *, factor=lambda key: 1.0, **options):
 def test_two_steps_match_the_formula(name, mode):
     """With the rate changed in between, as the schedule does; a warm-up begins with 0."""
     follow_the_formula(name, mode, (0.0, 0.1, 0.03))
+
+
+def test_a_thousand_parameters_can_be_compiled():
+    """The largest PVTs have 1,100; MindSpore unrolls loops over them, a call deep each, and ends at 1,000."""
+    runtime.start("CPU", "graph")
+
+    class Many(nn.Cell):
+        def __init__(self):
+            super().__init__()
+            self.all = ms.ParameterTuple([ms.Parameter(ms.Tensor([1.0]), name=f"layers.{i}") for i in range(1100)])
+
+    net = Many()
+    factors = [1.0, 0.5] * 550
+    groups = [{"params": [one], "weight_decay": 0.0, "rate_factor": factor} for one, factor in zip(net.all, factors)]
+    optimizer = AdamW(groups, 0.1, (0.9, 0.999), 1e-8)
+
+    @runtime.compiled
+    def step(gradients):
+        finite = precision.all_finite(gradients)
+        return ops.depend(finite, optimizer(gradients))
+
+    assert step(tuple([ms.Tensor([1.0])] * 1100)).asnumpy()
+    assert np.allclose([weight.asnumpy()[0] for weight in net.all[:4]], [0.9, 0.95, 0.9, 0.95])
+    assert not step(tuple([ms.Tensor([1.0])] * 1099 + [ms.Tensor([np.inf])])).asnumpy()

@@ -1,10 +1,10 @@
 """A folder that looks like CANN to MindSpore's Ascend plugin, so that the plugin works where there is no Ascend.
 
 MindSpore's package holds the whole plugin; what is missing are CANN's libraries. `stand_in` reads from the plugin which
-functions of theirs it wants, and compiles one library that has them all (`standins/device.c`): memory of the device is
-memory of the host, and what is launched is written to a log instead of being computed. A process that runs in
-`environment` finds an Ascend, selects kernels, plans memory and launches; what CANN itself would say to a launch stays
-unseen.
+functions of theirs it wants, and compiles two libraries: one keeps graphs of the graph engine (`standins/graph.cc`),
+the other has all else (`standins/device.c`): memory of the device is memory of the host, and what is launched is
+written to a log instead of being computed. A process that runs in `environment` finds an Ascend, selects kernels, plans
+memory, launches, and exports AIR; what CANN itself would say to a launch or a graph stays unseen.
 """
 
 from __future__ import annotations
@@ -59,18 +59,18 @@ def stand_in() -> Path:
         raise UserError(
             f"the dry run needs Linux on {' or '.join(MACHINES)}, this is {sys.platform} on {platform.machine()}"
         )
-    tools = [shutil.which(name) for name in (runtime.compiler(), "nm", "readelf")]
-    if None in tools:
-        raise UserError("the dry run needs a C compiler and binutils (cc, nm, readelf): apt install gcc")
-    source = (SOURCES / "device.c").read_text()
-    made_from = [source, (SOURCES / "te.py").read_text(), Path(__file__).read_text(), metadata.version("mindspore")]
+    compilers = {"device.c": runtime.compiler(), "graph.cc": runtime.compiler("CXX", "c++")}
+    if None in [shutil.which(name) for name in (*compilers.values(), "nm", "readelf")]:
+        raise UserError("the dry run needs compilers of C and C++ and binutils (cc, c++, nm, readelf): apt install g++")
+    sources = [path.read_text() for path in sorted(SOURCES.iterdir()) if path.is_file()]
+    made_from = [*sources, Path(__file__).read_text(), metadata.version("mindspore")]
     key = hashlib.sha256("".join(made_from).encode())
     # The plugin looks for a folder of the name "cann" in the path.
     folder = runtime.cache_folder() / f"stand-in-{key.hexdigest()[:16]}" / "cann"
     if not folder.is_dir():
         folder.parent.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent.parent, prefix=".making.") as making:
-            _make(Path(making) / "cann", source, tools[0])
+            _make(Path(making) / "cann", compilers)
             folder.parent.mkdir(exist_ok=True)
             try:
                 (Path(making) / "cann").rename(folder)
@@ -104,7 +104,7 @@ def _libraries() -> Path:
     return Path(found.origin).parent / "lib"
 
 
-def _make(folder: Path, source: str, compiler: str) -> None:
+def _make(folder: Path, compilers: dict[str, str]) -> None:
     for name in ("lib64", "opp", "compiler"):
         (folder / name).mkdir(parents=True)
     (folder / "compiler" / "version.info").write_text(f"Version={CANN_VERSION}\n")
@@ -117,18 +117,21 @@ def _make(folder: Path, source: str, compiler: str) -> None:
     users = _users(libraries)
     if not any(path.name.startswith("libmindspore_ascend") for path in users):
         raise UserError(f"{libraries} has no Ascend plugin: install the mindspore of PyPI, which has one")
-    defined = set(re.findall(r"^[a-z][\w ]*[ *](\w+)\(", source, re.MULTILINE))
-    functions = sorted(_wanted(users, libraries) - defined)
+    graph, device = folder / "lib64" / "libgraph.so", folder / "lib64" / "libascendcl.so"
+    _compile(compilers, "graph.cc", graph, "-std=c++17", "-D_GLIBCXX_USE_CXX11_ABI=0")
+    defined = set(re.findall(r"^[a-z][\w ]*[ *](\w+)\(", (SOURCES / "device.c").read_text(), re.MULTILINE))
+    functions = sorted(_wanted(users, libraries) - defined - _symbols(graph)[1])
     (folder / "stand_ins.h").write_text("".join(f"STAND_IN({name})\n" for name in functions))
-    library = folder / "lib64" / "libascendcl.so"
-    command = [compiler, "-shared", "-fPIC", "-O1", "-w", f"-I{folder}", "-Wl,-soname,libascendcl.so"]
-    done = subprocess.run(
-        [*command, "-o", str(library), str(SOURCES / "device.c"), "-lpthread"], capture_output=True, text=True
-    )
+    _compile(compilers, "device.c", device, f"-I{folder}", "-lpthread")
+    for name in {*_absent(users, libraries), *OPENED} - {graph.name, device.name}:
+        (folder / "lib64" / name).symlink_to(device.name)
+
+
+def _compile(compilers: dict[str, str], source: str, library: Path, *options: str) -> None:
+    command = [compilers[source], "-shared", "-fPIC", "-O1", "-w", f"-Wl,-soname,{library.name}", "-o", str(library)]
+    done = subprocess.run([*command, str(SOURCES / source), *options], capture_output=True, text=True)
     if done.returncode:
-        raise UserError(f"{compiler} cannot make the stand-in: {done.stderr.strip().splitlines()[0]}")
-    for name in {*_absent(users, libraries), *OPENED} - {library.name}:
-        (folder / "lib64" / name).symlink_to(library.name)
+        raise UserError(f"{compilers[source]} cannot make the stand-in: {done.stderr.strip().splitlines()[0]}")
 
 
 def _users(libraries: Path) -> list[Path]:

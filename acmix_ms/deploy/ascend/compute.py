@@ -7,7 +7,7 @@ import json
 import traceback
 
 from acmix_ms.deploy.ascend.launches import launch_of
-from acmix_ms.deploy.ascend.meanings import KERNELS, view
+from acmix_ms.deploy.ascend.meanings import NoMeaningError, compute, view
 
 FAILURES = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 VERDICTS = ("aclnnAllFinite", "NPUGetFloatStatusV2", "NPUClearFloatStatusV2")  # 0: all numbers are finite
@@ -37,11 +37,9 @@ class Computer:
                 return
             if launch.bytes > SMALL:
                 return
-        kernel = KERNELS.get(launch.name)
-        if kernel is None:
-            self.unknown.add(launch.name)
-            return
         try:
-            kernel(launch)
+            compute(launch)
+        except NoMeaningError as error:
+            self.unknown.add(str(error))
         except FAILURES:  # they would vanish in the C++ code that called
             self.unknown.add(f"{launch}: {traceback.format_exc(limit=-1)}")

@@ -1,4 +1,4 @@
-"""Run models on MindSpore's own Ascend backend without an Ascend, and tell what it launched.
+"""Run and export models with MindSpore's own Ascend backend without an Ascend, and tell what it launched and wrote.
 
 The backend works on a stand-in for CANN (`acmix_ms.deploy.ascend.cann`) in a process of its own: kernels are selected,
 built and launched, memory is planned, as on a device. CANN's own refusals stay unseen, and so does speed.
@@ -16,9 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from acmix_ms.deploy.ascend import cann, launches
+from acmix_ms.deploy.ascend.air import Graph
 from acmix_ms.deploy.ascend.launches import Recording
+from acmix_ms.deploy.ascend.meanings import NoMeaningError
 
-MODES = ("infer", "fused", "train")
+MODES = ("infer", "fused", "train", "air")
 PRECISIONS = ("fp32", "fp16")
 SOCS = ("Ascend910B3", "Ascend910A")
 LINES_OF_ERROR = 3
@@ -30,7 +32,8 @@ class Job:
 
     Attributes:
         model: a registered name.
-        mode: ``"infer"`` as trained, ``"fused"`` as exported, ``"train"`` for one step of train.py.
+        mode: ``"infer"`` as trained, ``"fused"`` as exported, ``"train"`` for one step of train.py, ``"air"`` for an
+            AIR file of the latter form.
         precision: ``"fp32"`` or ``"fp16"``.
         image_size: of the square images.
         batch: how many of them.
@@ -56,7 +59,8 @@ class Result:
         recording: what was launched while it ran, compiling aside.
         peak: bytes of memory of the device, as it was planned.
         unknown: kernels that were to be computed and have no meaning in `compute`.
-        error: why it did not run to its end; else empty.
+        error: why it did not run to its end, or what is wrong with a graph; else empty.
+        graph: of an AIR file.
     """
 
     job: Job
@@ -64,6 +68,7 @@ class Result:
     peak: int = 0
     unknown: tuple[str, ...] = ()
     error: str = ""
+    graph: Graph | None = None
 
     @property
     def fine(self) -> bool:
@@ -116,10 +121,35 @@ def _one_process(
                     yield Result(job, found, error=_last_words(said, worker.returncode))
                     return
                 log.write_text("")  # of the next job; the stand-in appends
-                yield Result(job, found, answer["peak"], tuple(answer["unknown"]))
+                yield _result(job, found, answer, log.with_name("net.air"))
         finally:
             worker.kill()
             worker.communicate()
+
+
+def _result(job: Job, found: Recording, answer: dict, air: Path) -> Result:
+    if not air.exists():
+        return Result(job, found, answer["peak"], tuple(answer["unknown"]), answer["error"])
+    graph, error = Graph(air), answer["error"]
+    air.unlink()
+    if len(graph.inputs) != 1:
+        error = f"the file has {len(graph.inputs)} inputs: {', '.join(graph.inputs[:4])}"
+    elif graph.missing:
+        error = "; ".join(graph.missing[:4])
+    elif graph.constant_bytes < answer["weights"]:
+        error = f"the file has {graph.constant_bytes} bytes of constants for {answer['weights']} of weights"
+    elif job.numbers and not error:
+        try:
+            np.savez(job.numbers, *graph.compute(images_of(job)))
+        except NoMeaningError as problem:
+            error = f"no meaning of {problem}"
+    return Result(job, found, error=error, graph=graph)
+
+
+def images_of(job: Job) -> np.ndarray:
+    """(batch, 3, size, size) float32: what a job is given."""
+    shape = (job.batch, 3, job.image_size, job.image_size)
+    return np.random.default_rng(1).standard_normal(shape).astype(np.float32)
 
 
 def _ask(worker: subprocess.Popen, job: Job) -> dict | None:

@@ -9,6 +9,11 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+# Number formats as CANN numbers them (aclDataType, ge::DataType).
+DTYPES = {
+    0: "float32", 1: "float16", 2: "int8", 3: "int32", 4: "uint8", 6: "int16", 7: "uint16", 8: "uint32", 9: "int64",
+    10: "uint64", 11: "float64", 12: "bool",
+}  # fmt: skip
 SIZES = {
     1: ("bool", "int8", "uint8"),
     2: ("int16", "uint16", "float16", "bfloat16"),

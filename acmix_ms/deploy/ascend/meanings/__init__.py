@@ -5,6 +5,6 @@ are read in their number format, sums are taken in float64, results are rounded 
 """
 
 from acmix_ms.deploy.ascend.meanings import elementwise, matrix, moving, norms, sums  # noqa: F401  they register
-from acmix_ms.deploy.ascend.meanings.registry import KERNELS, view
+from acmix_ms.deploy.ascend.meanings.registry import NoMeaningError, call, compute, view
 
-__all__ = ["KERNELS", "view"]
+__all__ = ["NoMeaningError", "call", "compute", "view"]

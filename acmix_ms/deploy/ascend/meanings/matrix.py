@@ -14,6 +14,20 @@ def _matmul(x, y, out, cube_math_type):
     out[...] = _half_if(cube_math_type, x) @ _half_if(cube_math_type, y)
 
 
+@kernel("MatMul", "MatMulV2")
+def _matmul_op(x, y, *rest, transpose_x1, transpose_x2, **_):
+    *bias, out = rest
+    _batch_matmul(x, y, out, adj_x1=transpose_x1, adj_x2=transpose_x2)
+    if bias:
+        out += bias[0]
+
+
+@kernel("BatchMatMul", "BatchMatMulV2")
+def _batch_matmul(x, y, out, *, adj_x1, adj_x2, **_):
+    x, y = (np.swapaxes(wide(value), -1, -2) if swap else wide(value) for value, swap in ((x, adj_x1), (y, adj_x2)))
+    out[...] = x @ y
+
+
 def _half_if(cube_math_type: int, x: np.ndarray) -> np.ndarray:
     """float32 rounded to float16 where the call says that it may be: ALLOW_FP32_DOWN_PRECISION, USE_FP16."""
     return x.astype(np.float16).astype(np.float32) if cube_math_type in (1, 2) and x.dtype == np.float32 else wide(x)

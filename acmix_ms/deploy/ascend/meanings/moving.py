@@ -7,14 +7,25 @@ import numpy as np
 from acmix_ms.deploy.ascend.meanings.registry import NoMeaningError, kernel, wide
 
 
-@kernel("aclnnPermute")
+@kernel("aclnnPermute", "Transpose")
 def _permute(x, axes, out):
     out[...] = x.transpose(axes)
 
 
-@kernel("aclnnRepeat")
+@kernel("Reshape")
+def _reshape(x, shape, out, **_):
+    out[...] = x.reshape(out.shape)
+
+
+@kernel("aclnnRepeat", "Tile")
 def _repeat(x, times, out):
     out[...] = np.tile(x, times)
+
+
+@kernel("Concat")
+def _concat(axis, *tensors, **_):
+    """Of its attribute N, how many there are, MindSpore leaves the default."""
+    tensors[-1][...] = np.concatenate(tensors[:-1], int(axis))
 
 
 @kernel("aclnnCat")

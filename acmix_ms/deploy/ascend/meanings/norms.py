@@ -11,8 +11,8 @@ def _channels(x: np.ndarray) -> np.ndarray:
     return wide(x).reshape(1, -1, 1, 1)
 
 
-@kernel("BNInfer")
-def _bn_infer(x, scale, offset, mean, variance, out, *, epsilon):
+@kernel("BNInfer", "BatchNorm")
+def _bn_infer(x, scale, offset, mean, variance, out, *others, epsilon, **_):
     normal = (wide(x) - _channels(mean)) / np.sqrt(_channels(variance) + epsilon)
     out[...] = normal * _channels(scale) + _channels(offset)
 

@@ -1,16 +1,16 @@
-"""How a launch reaches its meaning: a function of arrays that lie in the memory of the device."""
+"""How a kernel reaches its meaning: a function of arrays, which may lie in the memory of the device."""
 
 from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from acmix_ms.deploy.ascend.launches import Launch, Operand
 
-KERNELS: dict[str, Callable[[Launch], None]] = {}
+KERNELS: dict[str, Callable[..., None]] = {}
 
 
 class NoMeaningError(ValueError):
@@ -18,23 +18,38 @@ class NoMeaningError(ValueError):
 
 
 def kernel(*names: str):
-    """Register a function of a launch's arguments and outputs under the names that CANN has for it.
+    """Register a function of arrays, which writes into its outputs, under the names that CANN has for it.
 
-    Of aclnn it gets its arguments in their order, tensors as arrays in the device's memory; of aclop inputs and
-    outputs, and the attributes as keywords.
+    Of aclnn it gets the arguments in their order; of operators of the graph engine inputs and outputs, and the
+    attributes as keywords.
     """
 
     def register(function):
-        def run(launch: Launch) -> None:
-            arguments, outputs = _arrays(launch.arguments), _arrays(launch.outputs)
-            with np.errstate(all="ignore"):
-                function(*arguments, *outputs, **launch.attributes)
-
-        for name in names:
-            KERNELS[name] = run
+        KERNELS.update(dict.fromkeys(names, function))
         return function
 
     return register
+
+
+def compute(launch: Launch) -> None:
+    """Compute a launch in the memory of the device.
+
+    Raises:
+        NoMeaningError: nothing here says what it is.
+    """
+    call(launch.name, (*_arrays(launch.arguments), *_arrays(launch.outputs)), launch.attributes)
+
+
+def call(name: str, arguments: Sequence, attributes: Mapping) -> None:
+    """Compute the kernel of a name; the outputs are the last of its arguments.
+
+    Raises:
+        NoMeaningError: nothing here says what it is.
+    """
+    if name not in KERNELS:
+        raise NoMeaningError(name)
+    with np.errstate(all="ignore"):
+        KERNELS[name](*arguments, **attributes)
 
 
 def view(operand: Operand) -> np.ndarray:

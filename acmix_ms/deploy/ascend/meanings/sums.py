@@ -47,6 +47,12 @@ def _softmax(x, axis, out):
     out[...] = powers / powers.sum(axis, keepdims=True)
 
 
+@kernel("SoftmaxV2")
+def _softmax_op(x, out, *, axes, **_):
+    (axis,) = axes
+    _softmax(x, axis, out)
+
+
 @kernel("aclnnSoftmaxBackward")
 def _softmax_backward(gradient, y, axis, out):
     gradient, y = wide(gradient), wide(y)

@@ -198,14 +198,6 @@ static long any(const char *name, const word *words, const double *floats) {
     if (length > suffix && !strcmp(name + length - suffix, SUFFIX)) return prepare(name, words, floats);
     return run(name, (const handle *)words[2]);
   }
-  /* Objects of the graph engine that are returned by value or constructed: empty smart pointers. */
-  if (starts(name, "_ZN2ge15OperatorFactory14CreateOperator")) return memset((void *)words[0], 0, 24), (long)words[0];
-  if (starts(name, "_ZN2ge15OperatorFactory9IsExistOp")) return 1;
-  if (starts(name, "_ZN2ge")) {
-    int constructs = (strstr(name, "C1E") || strstr(name, "C2E")) && !strstr(name, "Register");
-    if (constructs) memset((char *)words[0] + (strstr(name, "8OperatorC") ? 8 : 0), 0, 16);
-    if (starts(name, "_ZN2ge23OperatorCreatorRegister")) return OK; /* some thousands, when libraries are loaded */
-  }
   char line[512];
   snprintf(line, sizeof line, "{\"call\":\"%s\"}", name);
   say(line);
