@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import mindspore as ms
-import numpy as np
 import pytest
 
 from acmix_ms import runtime
@@ -199,12 +197,12 @@ def onnx_of(path, shape, batch=2):
 
 @pytest.mark.slow  # three processes that load MindSpore, and the command's own
 def test_files_are_measured_at_their_own_size(run_cli, tmp_path):
-    from acmix_ms.deploy.ascend import audit
+    from acmix_ms.deploy import mindir
     from models import create_model
 
     path, folder = tmp_path / "net.mindir", tmp_path / "found"
     net = create_model("resnet_digits", num_classes=10).set_train(False)
-    audit.write_graph(net, [ms.Tensor(np.zeros((2, 3, 32, 32), np.float32))], path)
+    mindir.write(net, path, (2, 3, 32, 32))
     wide = onnx_of(tmp_path / "wide.onnx", (3, 32, 48))
     done = run_cli("scripts/benchmark.py", "--file", path, wide, "--warmup", 1, "--repetitions", 2, "--device", "CPU",
                    "--output", folder)  # fmt: skip
