@@ -273,6 +273,17 @@ def own_words() -> Iterator[None]:
                     os.write(2, line)
 
 
+def to_device(array):
+    """A Tensor on the device of this process; the copy is queued behind what the device has to do, and not waited for.
+
+    A Tensor of the host would be copied when a graph is called with it, after the device has done everything else.
+    """
+    import mindspore as ms
+
+    tensor, device = ms.Tensor(array), ms.get_context("device_target")
+    return tensor if device == "CPU" else tensor.move_to(device, blocking=False)
+
+
 def assign(parameter, value) -> None:
     """Set a Parameter to an array. An operator, because a graph that has run may go on with the value before
     ``set_data``.

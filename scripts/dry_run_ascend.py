@@ -107,6 +107,7 @@ def summary(soc: str, result: Result) -> dict:
         "fall_backs": found.fall_backs,
         "bytes": result.graph.constant_bytes if result.graph else found.bytes,
         "peak": result.peak,
+        "waits": result.waits,
         "error": result.error,
     }
 
@@ -124,6 +125,8 @@ def told(kept: dict) -> str:
     )
     if kept["in_half"]:
         line += f", {kept['in_half']} of float32 in float16"
+    if kept["mode"] == "train":
+        line += f", {kept['waits']} waits for the device in a step"
     if kept["wide"]:
         line += f", {kept['wide']} with 64-bit tensors"
     return line + (f", not on the AI Core: {', '.join(kept['fall_backs'])}" if kept["fall_backs"] else "")

@@ -41,8 +41,15 @@ class WeightAverage(nn.Cell):
         self.map = ops.HyperMap()
 
     def construct(self):
-        step = ops.assign_add(self.steps, Tensor(1.0, ms.float32))
-        share = 1 - ops.minimum((1 + step) / (10 + step), Tensor(self.decay, ms.float32))
+        return self._moved(ops.assign_add(self.steps, Tensor(1.0, ms.float32)), 1.0)
+
+    def masked(self, finite: Tensor):
+        """As ``construct``, and without a condition; where not ``finite`` (a bool) the averages stay what they are."""
+        keep = finite.astype(ms.float32)
+        return self._moved(ops.assign_add(self.steps, keep), keep)
+
+    def _moved(self, step, keep):
+        share = (1 - ops.minimum((1 + step) / (10 + step), Tensor(self.decay, ms.float32))) * keep
         return self.map(ops.partial(_move, share), self.averages, self.weights)
 
     def named(self) -> dict[str, Parameter]:

@@ -46,7 +46,7 @@ def evaluate(
     count, marks = 0, []
     with contextlib.closing(prefetched(loader.epoch(0))) as batches:
         for images, targets, ids in batches:
-            evaluator.update(_arrays(predict(ms.Tensor(images))), targets, ids)
+            evaluator.update(_arrays(predict(runtime.to_device(images))), targets, ids)
             count += int((ids != PADDING).sum())
             marks.append((count, time.perf_counter()))
     timed = np.subtract(marks[-1], marks[0])[None]

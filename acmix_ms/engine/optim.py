@@ -96,6 +96,29 @@ class Momentum(nn.Momentum):
         """The rate, or those of all parameters; MindSpore's ``construct`` asks for it."""
         return _rates(self.learning_rate, self.factors) if self.is_group_lr else self.learning_rate
 
+    def masked(self, gradients, finite: Tensor):
+        """As ``construct``, and without a condition; where not ``finite`` (a bool) everything stays what it is."""
+        keep = finite.astype(ms.float32)
+        gradients = finite_or_zero(finite, self.decay_weight(gradients))
+        rates = _rates(self.learning_rate * keep, self.factors)
+        ops.assign_add(self.global_step, finite.astype(ms.int32).reshape(self.global_step.shape))
+        update = ops.partial(_move, self.opt, self.momentum * keep + (1 - keep))
+        return _for_each(update, rates, gradients, self.params, self.moments)
+
+
+def finite_or_zero(finite: Tensor, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The gradients, or where not ``finite`` zeros."""
+    return _for_each(ops.partial(_or_zero, finite), gradients)
+
+
+def _or_zero(finite, gradient):
+    return ops.where(finite, gradient, ops.zeros_like(gradient))
+
+
+def _move(kernel, momentum, rate, gradient, weight, velocity):
+    kernel(weight, velocity, rate, gradient, momentum)
+    return True
+
 
 _update = ops.MultitypeFuncGraph("adamw_update")
 
@@ -133,10 +156,20 @@ class AdamW(nn.Optimizer):
 
     def construct(self, gradients):
         step = ops.assign_add(self.steps, Tensor(1.0, ms.float32))
+        return self._moved(gradients, step, self.learning_rate, self.beta1, self.beta2)
+
+    def masked(self, gradients, finite: Tensor):
+        """As ``construct``, and without a condition; where not ``finite`` (a bool) everything stays what it is."""
+        keep = finite.astype(ms.float32)
+        step = ops.assign_add(self.steps, keep) + (1 - keep)
+        betas = [beta * keep + (1 - keep) for beta in (self.beta1, self.beta2)]
+        return self._moved(finite_or_zero(finite, gradients), step, self.learning_rate * keep, *betas)
+
+    def _moved(self, gradients, step, rate, beta1, beta2):
         second = ops.sqrt(1 - ops.pow(self.beta2, step))
         stretch = (1 - ops.pow(self.beta1, step)) / second  # rate / rate', which may be 0 both
-        rates = _rates(self.learning_rate / stretch, self.factors)
-        update = ops.partial(_update, self.kernel, self.beta1, self.beta2, self.eps * second, stretch)
+        rates = _rates(rate / stretch, self.factors)
+        update = ops.partial(_update, self.kernel, beta1, beta2, self.eps * second, stretch)
         return self.map_(update, self.decays, rates, self.parameters, self.exp_avg, self.exp_avg_sq, gradients)
 
 

@@ -12,6 +12,7 @@ from acmix_ms import runtime
 from acmix_ms.engine import parallel, precision
 from acmix_ms.engine.ema import WeightAverage
 from acmix_ms.engine.losses import Loss
+from acmix_ms.ops.kernels import on_cpu
 
 
 class Step(NamedTuple):
@@ -43,8 +44,11 @@ def build_train_step(
     """``(images, *targets) -> (loss, its terms by name, gradients finite)``; where they are, weights and optimizer are
     updated.
 
-    The condition stands in the graph: one that has a condition runs kernel after kernel on CPU, each on all cores.
-    Without it independent kernels of the gradients run at the same time, and take twice as long.
+    On CPU the condition stands in the graph: one that has a condition runs kernel after kernel, each on all cores;
+    without it independent kernels of the gradients run at the same time, and take twice as long. Elsewhere there is
+    none, as an Ascend's backend would carry the optimizer's state to the host and back in each step, and wait for each
+    piece. There updates are masked; where no loss is scaled they are not even that, since such a training ends with the
+    first step that is not finite, before anything is written.
 
     Args:
         model: computes in the precision of the training.
@@ -62,19 +66,49 @@ def build_train_step(
     mean, agreed = parallel.build_mean(optimizer.parameters), parallel.build_agreement()
     gradients_of = ms.value_and_grad(forward, None, optimizer.parameters, has_aux=True)
 
+    skips = not isinstance(scaler, ms.amp.StaticLossScaler)
+
+    def clipped(gradients):
+        return ops.clip_by_global_norm(gradients, clip_norm) if clip_norm > 0 else gradients
+
+    def update(gradients):
+        optimizer(clipped(gradients))
+        if average is not None:
+            average()
+
+    def update_masked(gradients, finite):
+        optimizer.masked(clipped(gradients), finite)
+        if average is not None:
+            average.masked(finite)
+
+    # A dictionary among the outputs of a graph would be fetched from the device at once.
+    names: list[str] = []
+
+    @ops.constexpr(reuse_result=False)
+    def noted(found):
+        names[:] = found
+        return found
+
     def train_step(images, *targets):
         images = precision.forget_overflows(images)
         (_, loss, terms), gradients = gradients_of(images, *targets)
         loss, terms, gradients = mean(loss, terms, gradients)  # first, so that all ranks do the same
         gradients = scaler.unscale(gradients)
         finite = agreed(precision.all_finite(gradients))
-        if finite:
-            if clip_norm > 0:
-                gradients = ops.clip_by_global_norm(gradients, clip_norm)
-            optimizer(gradients)
-            if average is not None:
-                average()
+        if on_cpu():
+            if finite:
+                update(gradients)
+        elif skips:
+            update_masked(gradients, finite)
+        else:
+            update(gradients)
         scaler.adjust(finite)
-        return loss, terms, finite
+        return (loss, finite, *[terms[name] for name in noted(tuple(terms.keys()))])
 
-    return runtime.compiled(train_step)
+    run = runtime.compiled(train_step)
+
+    def step(images, *targets):
+        loss, finite, *terms = run(images, *targets)
+        return loss, dict(zip(names, terms)), finite
+
+    return step

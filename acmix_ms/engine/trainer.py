@@ -180,7 +180,7 @@ class Trainer:
                 lr = self._learning_rate(step)
                 set_learning_rate(self.optimizer, lr)
                 self.draws.renew(step)
-                unread.append(Step(step, lr, *self.train_step(ms.Tensor(images), *map(ms.Tensor, targets))))
+                unread.append(Step(step, lr, *self.train_step(*map(runtime.to_device, (images, *targets)))))
                 saves = save_every and (step + 1) % save_every == 0 and number < end
                 # What a step gives is read now and then, because reading waits for the device; the first one of an
                 # epoch at once, since the time is taken from there.

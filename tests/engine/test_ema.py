@@ -20,19 +20,25 @@ from tests.helpers.tiny import TinyNet, register
 from tests.helpers.training import make_trainer
 
 
+@pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("mode", ["graph", "pynative"])
-def test_the_average_follows_the_formula(mode):
+def test_the_average_follows_the_formula(mode, masked):
     runtime.start("CPU", mode)
     net = TinyNet()
     average = WeightAverage(net, 0.3)
-    update = ms.jit(average) if mode == "graph" else average
+    update = average.masked if masked else average
+    update = ms.jit(update) if mode == "graph" else update
     name = "body.3.weight"
     weight, expected = net.parameters_dict()[name], net.parameters_dict()[name].asnumpy().copy()
     random = np.random.default_rng(0)
     for step in (1, 2, 3, 4):
         value = random.standard_normal(weight.shape).astype(np.float32)
         runtime.assign(weight, value)
-        update()
+        if masked:
+            update(Tensor(False))  # a step that was skipped
+            update(Tensor(True))
+        else:
+            update()
         decay = min(0.3, (1 + step) / (10 + step))  # 2/11, 3/12, 4/13 = 0.31, ...
         expected = decay * expected + (1 - decay) * value
     assert np.allclose(average.named()[name].asnumpy(), expected, atol=1e-6)

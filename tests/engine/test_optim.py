@@ -88,8 +88,11 @@ def test_no_decay_for_position_tables():
     assert "relative_position_bias_table" not in decayed
 
 
-def follow_the_formula(name, mode, rates, *, factor=lambda key: 1.0, **options):
-    """Steps of an optimizer beside the published update rules in NumPy; ``factor`` of the rate of each parameter."""
+def follow_the_formula(name, mode, rates, *, factor=lambda key: 1.0, masked=False, **options):
+    """Steps of an optimizer beside the published update rules in NumPy; ``factor`` of the rate of each parameter.
+
+    ``masked``: in the form without a condition, with a step before each that overflowed and must change nothing.
+    """
     runtime.start(mode=mode)
     net, random = TinyNet(), np.random.default_rng(0)
     cfg = OptimConfig(name=name, lr=0.1, weight_decay=0.2, momentum=0.8, betas=[0.7, 0.95], eps=1e-3, **options)
@@ -98,7 +101,15 @@ def follow_the_formula(name, mode, rates, *, factor=lambda key: 1.0, **options):
     assert len(expected) == 10
     first = {key: np.zeros_like(value) for key, value in expected.items()}
     second = {key: np.zeros_like(value) for key, value in expected.items()}
-    update = ms.jit(optimizer) if mode == "graph" else optimizer
+    if masked:
+        step_of = ms.jit(optimizer.masked) if mode == "graph" else optimizer.masked
+        lost = tuple(ms.Tensor(np.full(p.shape, np.nan, np.float32)) for p in optimizer.parameters)
+
+        def update(gradients):
+            step_of(lost, ms.Tensor(False))
+            step_of(gradients, ms.Tensor(True))
+    else:
+        update = ms.jit(optimizer) if mode == "graph" else optimizer
     for step, lr in enumerate(rates, start=1):
         gradients = [random.standard_normal(p.shape).astype(np.float32) for p in optimizer.parameters]
         set_learning_rate(optimizer, lr)
@@ -121,9 +132,10 @@ def follow_the_formula(name, mode, rates, *, factor=lambda key: 1.0, **options):
 
 @pytest.mark.parametrize("mode", ["graph", "pynative"])
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_two_steps_match_the_formula(name, mode):
+@pytest.mark.parametrize("masked", [False, True])
+def test_two_steps_match_the_formula(name, mode, masked):
     """With the rate changed in between, as the schedule does; a warm-up begins with 0."""
-    follow_the_formula(name, mode, (0.0, 0.1, 0.03))
+    follow_the_formula(name, mode, (0.0, 0.1, 0.03), masked=masked)
 
 
 def test_a_thousand_parameters_can_be_compiled():

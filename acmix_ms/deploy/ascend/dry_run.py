@@ -10,7 +10,7 @@ import json
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +58,8 @@ class Result:
         job: which one.
         recording: what was launched while it ran, compiling aside.
         peak: bytes of memory of the device, as it was planned.
+        again: what was launched and called by a second step of training.
+        waits: how often the host waited for the device in that step.
         unknown: kernels that were to be computed and have no meaning in `compute`.
         error: why it did not run to its end, or what is wrong with a graph; else empty.
         graph: of an AIR file.
@@ -66,6 +68,8 @@ class Result:
     job: Job
     recording: Recording
     peak: int = 0
+    again: Recording = field(default_factory=Recording)
+    waits: int = 0
     unknown: tuple[str, ...] = ()
     error: str = ""
     graph: Graph | None = None
@@ -118,18 +122,21 @@ def _one_process(
                 found = _recorded(log, options)
                 if answer is None:
                     worker.wait()
-                    yield Result(job, found, error=_last_words(said, worker.returncode))
+                    yield Result(job, found["run"], error=_last_words(said, worker.returncode))
                     return
                 log.write_text("")  # of the next job; the stand-in appends
-                yield _result(job, found, answer, log.with_name("net.air"))
+                if log.with_name("net.air").exists():
+                    yield _exported(job, answer, log.with_name("net.air"))
+                else:
+                    waits = found["again"].waits - found["idle"].waits  # the step ends with one for all
+                    told = answer["peak"], found["again"], waits, tuple(answer["unknown"]), answer["error"]
+                    yield Result(job, found["run"], *told)
         finally:
             worker.kill()
             worker.communicate()
 
 
-def _result(job: Job, found: Recording, answer: dict, air: Path) -> Result:
-    if not air.exists():
-        return Result(job, found, answer["peak"], tuple(answer["unknown"]), answer["error"])
+def _exported(job: Job, answer: dict, air: Path) -> Result:
     graph, error = Graph(air), answer["error"]
     air.unlink()
     if len(graph.inputs) != 1:
@@ -143,7 +150,7 @@ def _result(job: Job, found: Recording, answer: dict, air: Path) -> Result:
             np.savez(job.numbers, *graph.compute(images_of(job)))
         except NoMeaningError as problem:
             error = f"no meaning of {problem}"
-    return Result(job, found, error=error, graph=graph)
+    return Result(job, Recording(), error=error, graph=graph)
 
 
 def images_of(job: Job) -> np.ndarray:
@@ -163,13 +170,11 @@ def _ask(worker: subprocess.Popen, job: Job) -> dict | None:
     return json.loads(answer) if answer else None
 
 
-def _recorded(log: Path, options: dict[int, str]) -> Recording:
-    """What was noted while the last job ran; ``options`` are those of the process."""
-    found = Recording()
+def _recorded(log: Path, options: dict[int, str]) -> dict[str, Recording]:
+    """What was noted while the last job ran, by the worker's marks; ``options`` are those of the process."""
+    found = {mark: Recording() for mark in ("run", "again", "idle")}
     if log.exists():
-        for mark, recording in launches.read(log, options):
-            if mark.startswith("run "):
-                found = recording
+        found.update(launches.read(log, options))
     return found
 
 

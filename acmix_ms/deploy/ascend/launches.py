@@ -133,18 +133,25 @@ class Recording:
         launches: in their order.
         calls: of all other functions of CANN, how often.
         copied: bytes between host and device.
+        ways: of copies, such as ``"host to device"``, how often.
         options: of the compiler of single operators.
     """
 
     launches: list[Launch] = field(default_factory=list)
     calls: Counter = field(default_factory=Counter)
     copied: int = 0
+    ways: Counter = field(default_factory=Counter)
     options: dict[int, str] = field(default_factory=dict)
 
     @property
     def bytes(self) -> int:
         """That all kernels read and write."""
         return sum(launch.bytes for launch in self.launches)
+
+    @property
+    def waits(self) -> int:
+        """How often the host waited for the device."""
+        return sum(count for name, count in self.calls.items() if "Synchronize" in name)
 
     def names(self, kind: str) -> Counter:
         """How many kernels of a kind were launched, by name."""
@@ -159,7 +166,7 @@ class Recording:
     @property
     def fall_backs(self) -> list[str]:
         """What was launched on the AI CPU: such kernels have functions of their own, or names."""
-        functions = [name for name in self.calls if "Launch" in name]
+        functions = [name for name in self.calls if "Launch" in name and not name.endswith("Callback")]
         return sorted({*functions, *(one.name for one in self.launches if one.name.startswith(("Cust", "aclnnCust")))})
 
 
@@ -183,6 +190,7 @@ def read(path: str | os.PathLike, options: dict[int, str]) -> Iterator[tuple[str
             elif "call" in record:
                 found.calls[record["call"]] += 1
                 found.copied += record.get("bytes", 0)
+                found.ways.update([record["way"]] if "way" in record else [])
             else:
                 found.launches.append(launch_of(record))
     yield mark, found

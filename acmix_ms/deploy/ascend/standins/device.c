@@ -4,7 +4,7 @@
  * nothing here defines. Such a function logs its name and gives 0, or a new handle where its name says that it makes one.
  *
  * Everything goes to the file $STAND_IN_LOG, one JSON object a line:
- *   {"call": NAME}                                                     any other function
+ *   {"call": NAME}                                                     any other function; of a copy its "bytes" and "way"
  *   {"aclnn": NAME, "args": [...], "floats": [...]}                    a launch, with what its GetWorkspaceSize was given
  *   {"aclop": NAME, "in": [...], "out": [...], "attr": {...}}          a launch of a single operator of the graph engine
  *   {"mark": TEXT}                                                     stand_in_mark, from Python
@@ -365,16 +365,18 @@ int aclrtMallocAlign32(void **out, size_t size, int policy) { return reserve(out
 int aclrtMallocHost(void **out, size_t size) { return reserve(out, size); }
 int aclrtReserveMemAddress(void **out, size_t size, size_t align, void *at, uint64_t flags) { return reserve(out, size); }
 int aclrtMallocPhysical(void **out, size_t size, void *properties, uint64_t flags) { return made(out); }
-static int copy(const char *name, void *to, const void *from, size_t size) {
-  char line[128];
-  snprintf(line, sizeof line, "{\"call\":\"%s\",\"bytes\":%zu}", name, size);
+static int copy(const char *name, void *to, const void *from, size_t size, int kind) {
+  static const char *ways[] = {"host to host", "host to device", "device to host", "within the device"};
+  char line[160];
+  const char *way = kind >= 0 && kind < 4 ? ways[kind] : "?";
+  snprintf(line, sizeof line, "{\"call\":\"%s\",\"bytes\":%zu,\"way\":\"%s\"}", name, size, way);
   say(line);
   memcpy(to, from, size);
   return OK;
 }
-int aclrtMemcpy(void *to, size_t room, const void *from, size_t size, int kind) { return copy("aclrtMemcpy", to, from, size); }
+int aclrtMemcpy(void *to, size_t room, const void *from, size_t size, int kind) { return copy("aclrtMemcpy", to, from, size, kind); }
 int aclrtMemcpyAsync(void *to, size_t room, const void *from, size_t size, int kind, void *stream) {
-  return copy("aclrtMemcpyAsync", to, from, size);
+  return copy("aclrtMemcpyAsync", to, from, size, kind);
 }
 int aclrtMemset(void *to, size_t room, int value, size_t size) { return memset(to, value, size), OK; }
 int aclrtMemsetAsync(void *to, size_t room, int value, size_t size, void *stream) { return memset(to, value, size), OK; }
