@@ -143,14 +143,16 @@ def details(result: Result) -> str:
 
 
 def table(kept: list[dict]) -> str:
-    """Markdown: a row for each model and mode, a column for each kind of Ascend and precision."""
+    """Markdown: a row for each model and mode, a column for each kind of Ascend and precision: kernels, bytes moved and
+    planned peak; of an AIR file operators and bytes of constants.
+    """
     columns = list(dict.fromkeys((one["soc"], one["precision"]) for one in kept))
     rows: dict[tuple, dict] = {}
     for one in kept:
         rows.setdefault((one["model"], one["mode"], one["image_size"]), {})[one["soc"], one["precision"]] = one
     lines = ["| model | graph | " + " | ".join(" ".join(column) for column in columns) + " | fall-backs |"]
     lines.append("|---" * (len(columns) + 3) + "|")
-    for (model, mode, size), cells in rows.items():
+    for (model, mode, size), cells in sorted(rows.items(), key=lambda row: (row[0][0], MODES.index(row[0][1]))):
         shown = []
         for column in columns:
             one = cells.get(column)
