@@ -122,7 +122,7 @@ def test_mistakes(monkeypatch):
     assert "--soc 910: give a name such as" in said("--soc", "910")
     assert "--mode: invalid choice" in said("--mode", "trian")
     monkeypatch.setenv("CC", "no-such-compiler")
-    assert "needs a C compiler and binutils" in said("--models", "resnet_digits", "--mode", "infer")
+    assert "needs compilers of C and C++ and binutils" in said("--models", "resnet_digits", "--mode", "infer")
     monkeypatch.setattr(cann.platform, "machine", lambda: "riscv64")
     with pytest.raises(UserError, match="needs Linux on x86_64 or aarch64, this is linux on riscv64"):
         cann.stand_in()
