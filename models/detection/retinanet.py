@@ -1,0 +1,95 @@
+"""RetinaNet (Lin et al. 2017) with mmdetection's settings and names of parameters."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from mindspore import Tensor, nn
+from mindspore.common.initializer import Constant, Normal, initializer
+
+from acmix_ms.backbone import Backbone
+from models.necks.fpn import FPN, ConvModule
+
+from .anchors import AnchorGenerator
+
+ANCHORS = AnchorGenerator((8, 16, 32, 64, 128), tuple(4 * 2 ** (i / 3) for i in range(3)), (0.5, 1.0, 2.0))
+PRIOR = 0.01  # probability of each class that an untrained net gives
+
+
+class RetinaHead(nn.Cell):
+    """Maps (B, C, h, w) of all levels, through the same convolutions -> class scores (logits) and box deltas.
+
+    Args:
+        num_classes: of objects; there is no background.
+        in_channels, channels: of the maps and of the convolutions.
+        stacked: convolutions before each output.
+        anchors: their generator.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int = 256,
+        channels: int = 256,
+        stacked: int = 4,
+        anchors: AnchorGenerator = ANCHORS,
+    ):
+        super().__init__()
+        self.num_classes, self.anchors = num_classes, anchors
+
+        def tower():
+            widths = [in_channels] + [channels] * stacked
+            return nn.CellList([ConvModule(a, b, 3, weight_init=Normal(0.01)) for a, b in zip(widths, widths[1:])])
+
+        def output(per_anchor):
+            made = anchors.per_place * per_anchor
+            return nn.Conv2d(
+                channels, made, 3, pad_mode="pad", padding=1, has_bias=True, weight_init=Normal(0.01), bias_init="zeros"
+            )
+
+        self.cls_convs, self.reg_convs = tower(), tower()
+        self.retina_cls, self.retina_reg = output(num_classes), output(4)
+        bias = self.retina_cls.bias
+        bias.set_data(initializer(Constant(-math.log((1 - PRIOR) / PRIOR)), bias.shape, bias.dtype))
+        self.relu = nn.ReLU()
+
+    def construct(self, maps: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """``(cls_scores, bbox_preds)`` by level: (B, A*num_classes, h, w), channel a*num_classes + c, and (B, A*4, h,
+        w), channel a*4 + j.
+        """
+        scores, deltas = (), ()
+        for x in maps:
+            scores += (self.retina_cls(self.tower(x, self.cls_convs)),)
+            deltas += (self.retina_reg(self.tower(x, self.reg_convs)),)
+        return scores, deltas
+
+    def tower(self, x: Tensor, convs: nn.CellList) -> Tensor:
+        for conv in convs:
+            x = self.relu(conv(x))
+        return x
+
+
+class RetinaNet(nn.Cell):
+    """Images (B, 3, H, W) -> ``(cls_scores, bbox_preds)``, see `RetinaHead`.
+
+    Args:
+        backbone: with ``features_only``; its maps of strides 8, 16 and 32 are used.
+        num_classes: of objects.
+        channels: of the pyramid and the head.
+        stacked: convolutions before each output of the head.
+    """
+
+    def __init__(self, backbone: Backbone, num_classes: int = 80, *, channels: int = 256, stacked: int = 4):
+        super().__init__()
+        first = backbone.feature_strides.index(ANCHORS.strides[0])
+        self.backbone = backbone
+        self.neck = FPN(backbone.feature_channels, channels, num_outs=5, start_level=first, extra="conv")
+        self.bbox_head = RetinaHead(num_classes, channels, channels, stacked)
+
+    def construct(self, x: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        return self.bbox_head(self.neck(self.backbone(x)))
+
+    def anchors(self, scores: tuple[Tensor, ...]) -> list[np.ndarray]:
+        """Of each level (h * w * A, 4), in the order of its ``cls_scores``."""
+        return self.bbox_head.anchors.levels([tuple(score.shape[2:]) for score in scores])
