@@ -18,7 +18,11 @@ import mindspore as ms  # isort: skip  (after the runtime has set MindSpore's en
 
 ROOT = Path(__file__).resolve().parent.parent
 EXIT_STATUS = pytest.StashKey[int]()
-VECTOR_FOLDERS = (ROOT / "tests" / "vectors", ROOT.parent / "shared" / "reference" / "vectors")
+VECTOR_FOLDERS = (
+    ROOT / "tests" / "vectors",
+    ROOT.parent / "shared" / "reference" / "vectors",
+    ROOT.parent / "shared" / "reference",
+)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "config": {"errors", "files", "checkout"},
     "files": {"errors"},
     "backbone": set(),
+    "postprocess": set(),
     "ops": BASE,
     "analysis": BASE | {"ops"},
     "data": BASE | {"config", "files"},
@@ -28,7 +29,7 @@ MAY_IMPORT = {
     "launch": BASE | {"config", "engine"},
     "deploy": BASE | {"config", "files", "ops", "data", "engine"},
 }
-MODELS_MAY_IMPORT = BASE | {"ops", "backbone"}
+MODELS_MAY_IMPORT = BASE | {"ops", "backbone", "postprocess"}
 ALSO = {
     "pretrained.py": {"engine"},  # reading, checking and resizing weights is written once, for fine-tuning too
     "torch_files.py": {"files"},  # the sum over a file as well

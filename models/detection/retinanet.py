@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
+import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import Constant, Normal, initializer
 
 from acmix_ms.backbone import Backbone
-from models.necks.fpn import FPN, ConvModule
+from acmix_ms.postprocess import encode
 
+from ..necks.fpn import FPN, ConvModule
+from . import losses
 from .anchors import AnchorGenerator
+from .matching import Assigner
 
 ANCHORS = AnchorGenerator((8, 16, 32, 64, 128), tuple(4 * 2 ** (i / 3) for i in range(3)), (0.5, 1.0, 2.0))
 PRIOR = 0.01  # probability of each class that an untrained net gives
@@ -70,6 +75,65 @@ class RetinaHead(nn.Cell):
         return x
 
 
+ASSIGNER = Assigner(positive=0.5, negative=0.4)
+
+
+class Targets(NamedTuple):
+    """What a head should give for one image, for N anchors of all levels.
+
+    Attributes:
+        labels: (N,) int32: a class, `num_classes` for background, -1 for what does not count.
+        deltas: (N, 4) float32, of anchors with a class.
+    """
+
+    labels: np.ndarray
+    deltas: np.ndarray
+
+
+def targets_of(
+    boxes: np.ndarray, labels: np.ndarray, canvas: tuple[int, int], size: tuple[int, int], num_classes: int
+) -> Targets:
+    """The `Targets` of an image with objects (G, 4) and (G,), of a padded ``size`` (height, width) on a canvas."""
+    sizes = ANCHORS.sizes(*canvas)
+    anchors, inside = ANCHORS.all(sizes), ANCHORS.inside(sizes, *size)
+    found = np.full(len(anchors), -1, np.int32)
+    objects = ASSIGNER(anchors[inside], boxes.astype(np.float32)).objects
+    found[inside] = objects
+    positive = np.flatnonzero(found > 0)
+    number = found[positive] - 1
+    wanted = np.where(found == 0, num_classes, -1).astype(np.int32)
+    wanted[positive] = labels[number]
+    deltas = np.zeros((len(anchors), 4), np.float32)
+    deltas[positive] = encode(anchors[positive], boxes[number].astype(np.float32))
+    return Targets(wanted, deltas)
+
+
+def losses_by_level(
+    scores: tuple[Tensor, ...], deltas: tuple[Tensor, ...], labels: Tensor, wanted: Tensor, num_classes: int
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Focal loss of the classes and L1 loss of the boxes, one of each for every level; their sum is minimised.
+
+    Args:
+        scores, deltas: what `RetinaHead` gives.
+        labels: (B, N) int32, see `Targets`; wanted: (B, N, 4).
+    """
+    batch = labels.shape[0]
+    positive = ops.logical_and(labels >= 0, labels < num_classes)
+    count = ops.maximum(positive.astype(ms.float32).sum(1), 1.0).sum() + losses.SMALL
+    first, of_classes, of_boxes = 0, (), ()
+    for score, delta in zip(scores, deltas):
+        score = ops.transpose(score, (0, 2, 3, 1)).reshape(batch, -1, num_classes)
+        delta = ops.transpose(delta, (0, 2, 3, 1)).reshape(batch, -1, 4)
+        last = first + delta.shape[1]
+        level = labels[:, first:last]
+        counts = (level >= 0).astype(ms.float32).expand_dims(-1)
+        of_classes += ((losses.sigmoid_focal(score, level) * counts).sum() / count,)
+        taken = positive[:, first:last].astype(ms.float32).expand_dims(-1)
+        of_boxes += ((losses.l1(delta, wanted[:, first:last]) * taken).sum() / count,)
+        first = last
+    return of_classes, of_boxes
+
+
 class RetinaNet(nn.Cell):
     """Images (B, 3, H, W) -> ``(cls_scores, bbox_preds)``, see `RetinaHead`.
 
@@ -92,4 +156,4 @@ class RetinaNet(nn.Cell):
 
     def anchors(self, scores: tuple[Tensor, ...]) -> list[np.ndarray]:
         """Of each level (h * w * A, 4), in the order of its ``cls_scores``."""
-        return self.bbox_head.anchors.levels([tuple(score.shape[2:]) for score in scores])
+        return self.bbox_head.anchors.levels([tuple(score.shape[-2:]) for score in scores])

@@ -23,7 +23,7 @@ def fill(name: str, shape: tuple[int, ...]) -> np.ndarray:
         return np.float32(1) + np.float32(0.1) * np.abs(n)
     if last in ("relative_position_bias_table", "bias"):
         return np.float32(0.02) * n
-    if name.startswith(("pos_embed", "cls_token")):
+    if last.startswith(("pos_embed", "cls_token")):
         return np.float32(0.02) * n
     if len(shape) == 1:
         return np.float32(1) + np.float32(0.1) * n
@@ -43,5 +43,6 @@ def official_state(file: dict) -> dict[str, np.ndarray]:
 
 
 def official_input(file: dict) -> np.ndarray:
-    """Image batch (1, 3, 224, 224) of a full-model file."""
-    return np.random.RandomState(int(file["input_seed"])).standard_normal((1, 3, 224, 224)).astype(np.float32)
+    """Image batch of a full-model file, (1, 3, 224, 224) where that does not say its shape."""
+    shape = tuple(file.get("input_shape", (1, 3, 224, 224)))
+    return np.random.RandomState(int(file["input_seed"])).standard_normal(shape).astype(np.float32)

@@ -1,0 +1,89 @@
+"""Boxes (x1, y1, x2, y2) in pixels as tensors of float32: deltas, overlaps and losses, as mmdetection defines them.
+
+No side counts a pixel more than its length. Everything is computed in float32, whatever comes in, and nothing divides
+by zero for boxes of no area.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import mindspore as ms
+from mindspore import Tensor, ops
+
+# Largest logarithm of a side's change that is believed: of 16 pixels in 1000.
+LARGEST_CHANGE = abs(math.log(16 / 1000))
+SMALLEST_SIDE, SMALLEST_UNION = 1e-3, 1e-6
+
+
+def _parts(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(..., 4) -> four of (...) float32."""
+    x = x.astype(ms.float32)
+    return x[..., 0], x[..., 1], x[..., 2], x[..., 3]
+
+
+def _centred(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Centre x, centre y, width and height."""
+    x1, y1, x2, y2 = _parts(boxes)
+    return (x1 + x2) * 0.5, (y1 + y2) * 0.5, x2 - x1, y2 - y1
+
+
+def encode(priors: Tensor, boxes: Tensor, stds: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
+    """(..., 4), (..., 4) -> (..., 4): how the boxes lie to their priors, in ``stds``."""
+    px, py, pw, ph = _centred(priors)
+    x, y, w, h = _centred(boxes)
+    pw, ph = ops.maximum(pw, SMALLEST_SIDE), ops.maximum(ph, SMALLEST_SIDE)
+    w, h = ops.maximum(w, SMALLEST_SIDE), ops.maximum(h, SMALLEST_SIDE)
+    deltas = ops.stack(((x - px) / pw, (y - py) / ph, ops.log(w / pw), ops.log(h / ph)), -1)
+    return deltas / Tensor(stds, ms.float32)
+
+
+def decode(priors: Tensor, deltas: Tensor, stds: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
+    """(..., 4), (..., 4) -> (..., 4): the inverse of `encode`, with changes of size limited to `LARGEST_CHANGE`."""
+    dx, dy, dw, dh = _parts(deltas.astype(ms.float32) * Tensor(stds, ms.float32))
+    px, py, pw, ph = _centred(priors)
+    x, y = px + pw * dx, py + ph * dy
+    w = pw * ops.exp(ops.clamp(dw, -LARGEST_CHANGE, LARGEST_CHANGE)) * 0.5
+    h = ph * ops.exp(ops.clamp(dh, -LARGEST_CHANGE, LARGEST_CHANGE)) * 0.5
+    return ops.stack((x - w, y - h, x + w, y + h), -1)
+
+
+def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
+    """(B, ..., 4) to within images of (height, width) ``sizes`` (B, 2)."""
+    shape = (-1,) + (1,) * (boxes.ndim - 2)
+    height, width = sizes[:, 0].reshape(shape), sizes[:, 1].reshape(shape)
+    x1, y1, x2, y2 = _parts(boxes)
+
+    def within(value, largest):
+        return ops.minimum(ops.maximum(value, 0.0), largest)
+
+    return ops.stack((within(x1, width), within(y1, height), within(x2, width), within(y2, height)), -1)
+
+
+def iou(a: Tensor, b: Tensor) -> Tensor:
+    """(..., N, 4), (..., M, 4) -> (..., N, M)."""
+    ax1, ay1, ax2, ay2 = (part.expand_dims(-1) for part in _parts(a))
+    bx1, by1, bx2, by2 = (part.expand_dims(-2) for part in _parts(b))
+    width = ops.maximum(ops.minimum(ax2, bx2) - ops.maximum(ax1, bx1), 0.0)
+    height = ops.maximum(ops.minimum(ay2, by2) - ops.maximum(ay1, by1), 0.0)
+    shared = width * height
+    union = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - shared
+    return shared / ops.maximum(union, SMALLEST_UNION)
+
+
+def giou_loss(found: Tensor, wanted: Tensor) -> Tensor:
+    """(..., 4), (..., 4) -> (...): 1 - GIoU of pairs (Rezatofighi et al. 2019)."""
+    ax1, ay1, ax2, ay2 = _parts(found)
+    bx1, by1, bx2, by2 = _parts(wanted)
+    width = ops.maximum(ops.minimum(ax2, bx2) - ops.maximum(ax1, bx1), 0.0)
+    height = ops.maximum(ops.minimum(ay2, by2) - ops.maximum(ay1, by1), 0.0)
+    shared = width * height
+    union = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - shared
+    union = ops.maximum(union, SMALLEST_UNION)
+    hull_width = ops.maximum(ops.maximum(ax2, bx2) - ops.minimum(ax1, bx1), 0.0)
+    hull_height = ops.maximum(ops.maximum(ay2, by2) - ops.minimum(ay1, by1), 0.0)
+    hull = ops.maximum(hull_width * hull_height, SMALLEST_UNION)
+    return 1 - (shared / union - (hull - union) / hull)
+
+

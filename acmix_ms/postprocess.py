@@ -1,0 +1,140 @@
+"""From what detectors give to detections, in NumPy: for evaluation, pictures and exported files without these parts.
+
+Boxes are (x1, y1, x2, y2) in pixels. The order of decisions is mmdetection's, and every sort is stable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+LARGEST_CHANGE = abs(np.log(16 / 1000))
+RUN_BY_CLASS = 10_000  # so many boxes are not compared all at once
+
+
+class Detections(NamedTuple):
+    """Of one image, the best first.
+
+    Attributes:
+        boxes: (n, 4) float32.
+        scores: (n,) float32.
+        labels: (n,) int64.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+
+
+def decode(
+    priors: np.ndarray,
+    deltas: np.ndarray,
+    size: tuple[float, float] | None = None,
+    stds: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+) -> np.ndarray:
+    """(n, 4), (n, 4) -> (n, 4) float32, within an image of ``size`` (height, width) if that is given."""
+    deltas = deltas.astype(np.float32) * np.asarray(stds, np.float32)
+    sides = priors[:, 2:] - priors[:, :2]
+    centres = (priors[:, :2] + priors[:, 2:]) * np.float32(0.5) + sides * deltas[:, :2]
+    limit = np.float32(LARGEST_CHANGE)
+    half = sides * np.exp(np.clip(deltas[:, 2:], -limit, limit)) * np.float32(0.5)
+    boxes = np.concatenate([centres - half, centres + half], 1).astype(np.float32)
+    if size is not None:
+        boxes = np.clip(boxes, 0, np.asarray([size[1], size[0]] * 2, np.float32))
+    return boxes
+
+
+def encode(priors: np.ndarray, boxes: np.ndarray, stds: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> np.ndarray:
+    """(n, 4), (n, 4) -> (n, 4) float32: the inverse of `decode`."""
+    sides, wanted = priors[:, 2:] - priors[:, :2], boxes[:, 2:] - boxes[:, :2]
+    moved = (boxes[:, :2] + boxes[:, 2:] - priors[:, :2] - priors[:, 2:]) * np.float32(0.5) / sides
+    return (np.concatenate([moved, np.log(wanted / sides)], 1) / np.asarray(stds, np.float32)).astype(np.float32)
+
+
+def nms(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
+    """Which boxes are kept, the best first: greedy, a box goes where its IoU with a kept one is above ``threshold``."""
+    order = np.argsort(-scores, kind="stable")
+    boxes = boxes[order]
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    gone, kept = np.zeros(len(boxes), bool), []
+    for i in range(len(boxes)):
+        if gone[i]:
+            continue
+        kept.append(i)
+        rest = boxes[i + 1 :]
+        sides = np.minimum(boxes[i, 2:], rest[:, 2:]) - np.maximum(boxes[i, :2], rest[:, :2])
+        shared = np.clip(sides, 0, None).prod(1)
+        gone[i + 1 :] |= shared / np.maximum(areas[i] + areas[i + 1 :] - shared, np.float32(1e-6)) > threshold
+    return order[kept]
+
+
+def batched_nms(boxes: np.ndarray, scores: np.ndarray, groups: np.ndarray, threshold: float) -> np.ndarray:
+    """`nms` within groups (classes or levels), the best of all first.
+
+    Boxes of different groups are moved apart, in float32, which is where mmdetection rounds as well.
+    """
+    if not len(boxes):
+        return np.zeros(0, np.int64)
+    apart = boxes + (groups * (boxes.max() + 1)).astype(np.float32)[:, None]
+    if len(boxes) < RUN_BY_CLASS:
+        return nms(apart, scores, threshold)
+    kept = [members[nms(apart[members], scores[members], threshold)] for members in _members(groups)]
+    found = np.concatenate(kept)
+    return found[np.argsort(-scores[found], kind="stable")]
+
+
+def _members(groups: np.ndarray) -> list[np.ndarray]:
+    return [np.flatnonzero(groups == group) for group in np.unique(groups)]
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """float32."""
+    with np.errstate(over="ignore"):
+        return (1 / (1 + np.exp(-x.astype(np.float32)))).astype(np.float32)
+
+
+def dense_detections(
+    scores: Sequence[np.ndarray],
+    deltas: Sequence[np.ndarray],
+    anchors: Sequence[np.ndarray],
+    size: tuple[float, float],
+    *,
+    threshold: float = 0.05,
+    per_level: int = 1000,
+    iou_threshold: float = 0.5,
+    count: int = 100,
+) -> Detections:
+    """What RetinaNet finds in one image.
+
+    Args:
+        scores, deltas: of each level (A*classes, h, w) logits and (A*4, h, w).
+        anchors: of each level (h*w*A, 4).
+        size: (height, width) of the image on its canvas.
+        threshold: smallest score of a pair of anchor and class.
+        per_level: so many pairs of each level go on.
+        iou_threshold: of `nms`.
+        count: so many detections at most.
+    """
+    boxes, values, labels = [], [], []
+    for score, delta, priors in zip(scores, deltas, anchors):
+        height, width = score.shape[1:]
+        per_anchor = score.shape[0] * height * width // len(priors)
+        shares = sigmoid(score.transpose(1, 2, 0).reshape(-1, per_anchor))
+        places, classes = np.nonzero(shares > threshold)
+        found = shares[places, classes]
+        best = np.argsort(-found, kind="stable")[:per_level]
+        places = places[best]
+        boxes.append(decode(priors[places], delta.transpose(1, 2, 0).reshape(-1, 4)[places], size))
+        values.append(found[best])
+        labels.append(classes[best])
+    return _selected(np.concatenate(boxes), np.concatenate(values), np.concatenate(labels), iou_threshold, count)
+
+
+def _selected(boxes, scores, labels, iou_threshold: float, count: int) -> Detections:
+    """Without boxes that clipping has emptied, and after `batched_nms`."""
+    there = ((boxes[:, 2:] - boxes[:, :2]) > 0).all(1)
+    boxes, scores, labels = boxes[there], scores[there], labels[there]
+    kept = batched_nms(boxes, scores, labels, iou_threshold)[:count]
+    return Detections(boxes[kept], scores[kept], labels[kept])
