@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 LARGEST_CHANGE = abs(np.log(16 / 1000))
+SMALLEST_UNION = 1e-6
 RUN_BY_CLASS = 10_000  # so many boxes are not compared all at once
 
 
@@ -53,20 +54,36 @@ def encode(priors: np.ndarray, boxes: np.ndarray, stds: Sequence[float] = (1.0, 
     return (np.concatenate([moved, np.log(wanted / sides)], 1) / np.asarray(stds, np.float32)).astype(np.float32)
 
 
+def areas(boxes: np.ndarray) -> np.ndarray:
+    """(..., 4) -> (...)."""
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def intersections(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(N, 4), (M, 4) -> (N, M): areas that are shared."""
+    upper_left = np.maximum(a[:, None, :2], b[None, :, :2])
+    lower_right = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    sides = np.clip(lower_right - upper_left, 0, None)
+    return sides[..., 0] * sides[..., 1]
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(N, 4), (M, 4) -> (N, M), in the dtype of the boxes."""
+    shared = intersections(a, b)
+    union = areas(a)[:, None] + areas(b)[None] - shared
+    return shared / np.maximum(union, np.asarray(SMALLEST_UNION, shared.dtype))
+
+
 def nms(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
     """Which boxes are kept, the best first: greedy, a box goes where its IoU with a kept one is above ``threshold``."""
     order = np.argsort(-scores, kind="stable")
     boxes = boxes[order]
-    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     gone, kept = np.zeros(len(boxes), bool), []
     for i in range(len(boxes)):
         if gone[i]:
             continue
         kept.append(i)
-        rest = boxes[i + 1 :]
-        sides = np.minimum(boxes[i, 2:], rest[:, 2:]) - np.maximum(boxes[i, :2], rest[:, :2])
-        shared = np.clip(sides, 0, None).prod(1)
-        gone[i + 1 :] |= shared / np.maximum(areas[i] + areas[i + 1 :] - shared, np.float32(1e-6)) > threshold
+        gone[i + 1 :] |= iou(boxes[i : i + 1], boxes[i + 1 :])[0] > threshold
     return order[kept]
 
 

@@ -47,9 +47,8 @@ def write_air(cell, path: Path, shape: tuple[int | None, ...]) -> None:
         try:
             _export(cell, path, shape, "AIR")
         except RuntimeError as error:
-            reason = (str(error).splitlines() or ["no reason given"])[0]
             raise VerificationError(
-                f"MindSpore cannot write this net as AIR, its log names the operators ({reason}); "
+                f"MindSpore cannot write this net as AIR, its log names the operators ({_reason(error)}); "
                 "give --format mindir or onnx"
             ) from error
     size = path.stat().st_size if path.is_file() else 0
@@ -119,7 +118,7 @@ class Mindir(Runner):
             try:
                 return run_cell(self._net, images)
             except (RuntimeError, TypeError, ValueError) as error:
-                reason = (str(error).splitlines() or ["no reason given"])[0]
+                reason = _reason(error)
                 raise UserError(f"{self.path} cannot be run by MindSpore ({reason}): export it again") from error
 
 
@@ -161,6 +160,11 @@ def image_shape(path: str | os.PathLike) -> tuple[int | None, ...]:
     if any(tensor.data_type != FLOAT for tensor in tensors):
         raise UserError(f"{path} takes other numbers than float32: give a file of export.py")
     return require_images(path, [[size if size > 0 else None for size in tensor.dims] for tensor in tensors])
+
+
+def _reason(error: Exception) -> str:
+    """The first of the lines that MindSpore says."""
+    return (str(error).splitlines() or ["no reason given"])[0]
 
 
 def _not_loadable(path: str | os.PathLike) -> UserError:

@@ -12,6 +12,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from acmix_ms import runtime
 from acmix_ms.config import OptimConfig
 from acmix_ms.engine.finetune import belongs, stages_of
+from acmix_ms.engine.precision import finite_or_zero
 from acmix_ms.errors import UserError, closest
 
 # Weights that are no matrices in spirit, whatever their shape, as the authors of Swin, DeiT and PVT leave them out
@@ -104,15 +105,6 @@ class Momentum(nn.Momentum):
         ops.assign_add(self.global_step, finite.astype(ms.int32).reshape(self.global_step.shape))
         update = ops.partial(_move, self.opt, self.momentum * keep + (1 - keep))
         return _for_each(update, rates, gradients, self.params, self.moments)
-
-
-def finite_or_zero(finite: Tensor, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The gradients, or where not ``finite`` zeros."""
-    return _for_each(ops.partial(_or_zero, finite), gradients)
-
-
-def _or_zero(finite, gradient):
-    return ops.where(finite, gradient, ops.zeros_like(gradient))
 
 
 def _move(kernel, momentum, rate, gradient, weight, velocity):

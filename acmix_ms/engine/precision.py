@@ -64,6 +64,15 @@ def _total(gradient: ms.Tensor) -> ms.Tensor:
     return ops.MatMul()(sums, ops.ones((rows.shape[1], 1), ms.float32))
 
 
+def finite_or_zero(finite: ms.Tensor, gradients: tuple[ms.Tensor, ...]) -> tuple[ms.Tensor, ...]:
+    """The gradients, or where not ``finite`` (a bool tensor) zeros."""
+    return _over_all(ops.partial(_or_zero, finite), gradients)
+
+
+def _or_zero(finite: ms.Tensor, gradient: ms.Tensor) -> ms.Tensor:
+    return ops.where(finite, gradient, ops.zeros_like(gradient))
+
+
 @ops.constexpr
 def _saturates() -> bool:
     """Whether the device has no infinity: an Ascend 910A notes in a register that a number was too large."""

@@ -61,26 +61,28 @@ def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
     return ops.stack((within(x1, width), within(y1, height), within(x2, width), within(y2, height)), -1)
 
 
-def iou(a: Tensor, b: Tensor) -> Tensor:
-    """(..., N, 4), (..., M, 4) -> (..., N, M)."""
-    ax1, ay1, ax2, ay2 = (part.expand_dims(-1) for part in _parts(a))
-    bx1, by1, bx2, by2 = (part.expand_dims(-2) for part in _parts(b))
+def _overlap(a: tuple, b: tuple) -> tuple[Tensor, Tensor]:
+    """Areas that boxes share and that they cover together, from four coordinates each, which are broadcast."""
+    ax1, ay1, ax2, ay2 = a
+    bx1, by1, bx2, by2 = b
     width = ops.maximum(ops.minimum(ax2, bx2) - ops.maximum(ax1, bx1), 0.0)
     height = ops.maximum(ops.minimum(ay2, by2) - ops.maximum(ay1, by1), 0.0)
     shared = width * height
     union = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - shared
-    return shared / ops.maximum(union, SMALLEST_UNION)
+    return shared, ops.maximum(union, SMALLEST_UNION)
+
+
+def iou(a: Tensor, b: Tensor) -> Tensor:
+    """(..., N, 4), (..., M, 4) -> (..., N, M)."""
+    rows, columns = [part.expand_dims(-1) for part in _parts(a)], [part.expand_dims(-2) for part in _parts(b)]
+    shared, union = _overlap(rows, columns)
+    return shared / union
 
 
 def giou_loss(found: Tensor, wanted: Tensor) -> Tensor:
     """(..., 4), (..., 4) -> (...): 1 - GIoU of pairs (Rezatofighi et al. 2019)."""
-    ax1, ay1, ax2, ay2 = _parts(found)
-    bx1, by1, bx2, by2 = _parts(wanted)
-    width = ops.maximum(ops.minimum(ax2, bx2) - ops.maximum(ax1, bx1), 0.0)
-    height = ops.maximum(ops.minimum(ay2, by2) - ops.maximum(ay1, by1), 0.0)
-    shared = width * height
-    union = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - shared
-    union = ops.maximum(union, SMALLEST_UNION)
+    (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = a, b = _parts(found), _parts(wanted)
+    shared, union = _overlap(a, b)
     hull_width = ops.maximum(ops.maximum(ax2, bx2) - ops.minimum(ax1, bx1), 0.0)
     hull_height = ops.maximum(ops.maximum(ay2, by2) - ops.minimum(ay1, by1), 0.0)
     hull = ops.maximum(hull_width * hull_height, SMALLEST_UNION)

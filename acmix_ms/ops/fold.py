@@ -267,6 +267,7 @@ def dense_is_cheaper(
     if device == "CPU":
         return 0.03 * taps * in_channels * channels < 1.1 * taps * taps * dim + 4.0 * taps * dim * stride * stride
     sizes = {"num_heads": num_heads, "kernel_size": kernel_size, "stride": stride}
-    return device == "Ascend" and "dense" == cheapest_form(
-        COSTS[device], in_channels=in_channels, channels=channels, ordered=False, **sizes
-    )
+    if device == "Ascend":
+        form = cheapest_form(COSTS[device], in_channels=in_channels, channels=channels, ordered=False, **sizes)
+        return form == "dense"
+    return False

@@ -207,29 +207,38 @@ def mixing_projection(weight: Tensor, bias: Tensor | None, fc_weight: Tensor, fc
     return mixed, offset.reshape(-1)
 
 
-def merged_shift(features: Tensor, offset: Tensor, weight: Tensor):
+def merged_shift(features: Tensor, offset: Tensor | None, weight: Tensor):
     """Linear maps of S channels to the k*k * d maps that a group convolution reads, and that convolution, as one, in
     float32.
 
-    features (d*k*k, S), or (k*k, S) where they are alike for all groups; offset (d*k*k,) or (k*k,); weight (C, k*k, k,
-    k) -> (C, S, k, k), (C, 1, k, k). The bias enters before the zero padding, so it is a convolution of a map of ones.
+    features (d*k*k, S), or (k*k, S) where they are alike for all groups; offset (d*k*k,) or (k*k,), or None; weight
+    (C, k*k, k, k) -> (C, S, k, k), (C, 1, k, k) or None. The bias enters before the zero padding, so it is a
+    convolution of a map of ones.
     """
     channels, taps, size, _ = weight.shape
     groups, given = features.shape[0] // taps, features.shape[1]
     shifts = weight.astype(ms.float32).reshape(groups, channels // groups, taps, size * size)
     shifts = ops.transpose(shifts, (0, 1, 3, 2))
     shifts = shifts.reshape(groups, -1, taps)  # (groups, C/groups*k*k, k*k): positions of the window, maps
-    kernel = ops.BatchMatMul()(shifts, features.reshape(groups, taps, given)).reshape(channels, -1, given)
+    features = features.astype(ms.float32).reshape(groups, taps, given)
+    kernel = ops.BatchMatMul()(shifts, features).reshape(channels, -1, given)
     kernel = ops.transpose(kernel, (0, 2, 1)).reshape(channels, given, size, size)
-    offset = ops.BatchMatMul()(shifts, offset.reshape(groups, taps, 1)).reshape(channels, 1, size, size)
-    return kernel, offset
+    if offset is None:
+        return kernel, None
+    offset = offset.astype(ms.float32).reshape(groups, taps, 1)
+    return kernel, ops.BatchMatMul()(shifts, offset).reshape(channels, 1, size, size)
 
 
-def _add_border(y: Tensor, x: Tensor, offset: Tensor, stride: int, dilation: int) -> Tensor:
-    """y (B, C, Ho, Wo), which was made from x (B, S, H, W), and ``offset`` (C, 1, k, k) over a map of ones."""
+def merged_path(
+    x: Tensor, features: Tensor, offset: Tensor | None, shift_weight: Tensor, stride: int, dilation: int
+) -> Tensor:
+    """What `merged_shift` makes, of x (B, S*groups, H, W) -> (B, C, Ho, Wo), in the dtype of x."""
+    kernel, offset = merged_shift(features, offset, shift_weight)
+    y = group_shift(x, kernel, x.shape[1] // features.shape[1], stride, dilation)
+    if offset is None:
+        return y
     ones = ops.ones((1, 1, x.shape[2], x.shape[3]), x.dtype)
-    padding = dilation * (offset.shape[-1] // 2)
-    return kernels.add_rows(y, ops.conv2d(ones, offset, None, stride, "pad", padding, dilation))
+    return kernels.add_rows(y, group_shift(ones, offset, 1, stride, dilation))
 
 
 def dense_path(
@@ -247,10 +256,7 @@ def dense_path(
     (B, Cin, H, W), weight (3C, Cin), bias (3C,) or None -> (B, C, Ho, Wo).
     """
     weights = [None if value is None else value.astype(ms.float32) for value in (weight, bias, fc_weight, fc_bias)]
-    kernel, offset = merged_shift(*mixing_projection(*weights), shift_weight)
-    kernel, offset = kernel.astype(x.dtype), offset.astype(x.dtype)
-    y = ops.conv2d(x, kernel, None, stride, "pad", dilation * (kernel.shape[-1] // 2), dilation)
-    return _add_border(y, x, offset, stride, dilation)
+    return merged_path(x, *mixing_projection(*weights), shift_weight, stride, dilation)
 
 
 def grouped_path(
@@ -267,13 +273,9 @@ def grouped_path(
     """
     _, channels, height, width = qkv.shape
     taps, maps = fc_weight.shape[0], fc_weight.shape[1]
-    offset = ops.zeros((taps,), ms.float32) if fc_bias is None else fc_bias.astype(ms.float32)
-    kernel, offset = merged_shift(fc_weight.reshape(taps, maps).astype(ms.float32), offset, shift_weight)
-    kernel, offset = kernel.astype(qkv.dtype), offset.astype(qkv.dtype)
     x = ops.transpose(qkv.reshape(-1, maps, channels // maps, height * width), (0, 2, 1, 3))
     x = x.reshape(-1, channels, height, width)
-    y = group_shift(x, kernel, channels // maps, stride, dilation)
-    return y if fc_bias is None else _add_border(y, x, offset, stride, dilation)
+    return merged_path(x, fc_weight.reshape(taps, maps), fc_bias, shift_weight, stride, dilation)
 
 
 def group_shift(

@@ -38,22 +38,26 @@ def native(*, onnx: bool = False) -> Iterator[None]:
         _native_only, _for_onnx = before
 
 
+def _device() -> str:
+    return "" if _native_only else ms.get_context("device_target")
+
+
 @ops.constexpr(reuse_result=False)
 def device() -> str:
     """By whose costs to choose: of the device that is there, or "" for a file. Asked when a graph is compiled."""
-    return "" if _native_only else ms.get_context("device_target")
+    return _device()
 
 
 @ops.constexpr(reuse_result=False)
 def on_cpu() -> bool:
     """Whether to choose by the costs of the CPU kernels. Asked when a graph is compiled."""
-    return not _native_only and ms.get_context("device_target") == "CPU"
+    return _device() == "CPU"
 
 
 @ops.constexpr(reuse_result=False)
 def on_ascend() -> bool:
     """Whether the graph is compiled to run on the Ascend that is there, not for a file."""
-    return not _native_only and ms.get_context("device_target") == "Ascend"
+    return _device() == "Ascend"
 
 
 @ops.constexpr(reuse_result=False)

@@ -7,28 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from acmix_ms.postprocess import areas, intersections, iou
+
 BACKGROUND, IGNORED = 0, -1
-SMALLEST_UNION = 1e-6
-
-
-def areas(boxes: np.ndarray) -> np.ndarray:
-    """(..., 4) -> (...)."""
-    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
-
-
-def intersections(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(N, 4), (M, 4) -> (N, M): areas that are shared."""
-    upper_left = np.maximum(a[:, None, :2], b[None, :, :2])
-    lower_right = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    sides = np.clip(lower_right - upper_left, 0, None)
-    return sides[..., 0] * sides[..., 1]
-
-
-def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(N, 4), (M, 4) -> (N, M), in the dtype of the boxes."""
-    shared = intersections(a, b)
-    union = areas(a)[:, None] + areas(b)[None] - shared
-    return shared / np.maximum(union, np.asarray(SMALLEST_UNION, shared.dtype))
 
 
 class Assigned(NamedTuple):

@@ -89,10 +89,12 @@ def cases(file):
     labels, weights = Tensor(file["cls_labels"]), Tensor(file["cls_weights"])
     targets, shares, factor = file["reg_target"], Tensor(file["reg_weights"]), float(file["avg_factor"]) + losses.SMALL
     fifth = np.float32(0.2)
-    yield "focal", file["cls_pred"], lambda x: losses.sigmoid_focal(x, labels) * weights.expand_dims(-1) / factor
-    yield "focal_extreme", file["cls_pred_extreme"], lambda x: (
-        losses.sigmoid_focal(x, labels) * weights.expand_dims(-1) / factor
-    )
+
+    def focal(x):
+        return losses.sigmoid_focal(x, labels) * weights.expand_dims(-1) / factor
+
+    yield "focal", file["cls_pred"], focal
+    yield "focal_extreme", file["cls_pred_extreme"], focal
     yield "l1", file["reg_pred"], lambda x: losses.l1(x, Tensor(targets)) * shares / factor
     yield "smooth_l1", file["reg_pred"] * fifth, lambda x: (
         losses.smooth_l1(x, Tensor(targets * fifth), 1 / 9) * shares / factor

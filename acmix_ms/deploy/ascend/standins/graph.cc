@@ -237,7 +237,8 @@ class Promote { public: Promote(const std::initializer_list<const char *> &); sh
 TensorType::TensorType(const std::initializer_list<DataType> &) {}
 Promote::Promote(const std::initializer_list<const char *> &) {}
 
-/* X(name's type, value's type) for every form of a function for attributes that MindSpore calls. */
+/* X(name's type, value's type) for every form of a function for attributes that MindSpore calls; REGISTERED has names of
+ * one type. */
 #define REGISTERED(X) X(bool) X(float) X(int64_t) X(const AscendString &) X(const DataType &) X(const Tensor &) \
   X(const vector<float> &) X(const vector<AscendString> &) X(const vector<DataType> &) X(const vector<int64_t> &) \
   X(const vector<vector<int64_t>> &)
@@ -252,7 +253,7 @@ Promote::Promote(const std::initializer_list<const char *> &) {}
   X(const char *, DataType) X(const char *, Tensor) X(const char *, vector<float>) X(const char *, vector<DataType>) \
   X(const char *, vector<int32_t>) X(const char *, vector<int64_t>) X(const char *, vector<vector<int64_t>>) \
   X(const string &, string) X(const string &, vector<string>)
-/* Z(arguments), for functions that name an operator's inputs and outputs by either kind of string. */
+/* X(name's type), for functions that name an operator's inputs and outputs by either kind of string. */
 #define NAMED(X) X(const char *) X(const string &)
 
 class Operator {
