@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import mindspore as ms
 from mindspore import nn, ops
 from mindspore._c_expression import MSContext
 from mindspore.ops.operations.math_ops import NPUClearFloatStatusV2
 
+from acmix_ms import runtime
 from acmix_ms.errors import UserError
 from acmix_ms.ops.kernels import on_cpu
 
@@ -73,20 +76,24 @@ def _or_zero(finite: ms.Tensor, gradient: ms.Tensor) -> ms.Tensor:
     return ops.where(finite, gradient, ops.zeros_like(gradient))
 
 
-@ops.constexpr
+def build_forgetting() -> Callable[[], None]:
+    """What forgets the overflows from before, such as an evaluation's, where they are noted in a register; elsewhere it
+    does nothing. To be called before a step: within its graph, what depends on weights alone may run earlier.
+    """
+    if not _saturates():
+        return lambda: None
+    clear = NPUClearFloatStatusV2()
+
+    def forget():
+        return ops.depend(True, clear(ms.Tensor([0] * 8, ms.int32)))
+
+    return runtime.compiled(forget)
+
+
 def _saturates() -> bool:
     """Whether the device has no infinity: an Ascend 910A notes in a register that a number was too large."""
     on_ascend = ms.get_context("device_target") == "Ascend"
     return on_ascend and MSContext.get_instance().get_ascend_soc_version() == "ascend910"
-
-
-def forget_overflows(images: ms.Tensor) -> ms.Tensor:
-    """The images; where overflows are noted in a register, after those are forgotten that came before, such as an
-    evaluation's. For the beginning of a step, in a graph.
-    """
-    if not _saturates():
-        return images
-    return ops.depend(images, NPUClearFloatStatusV2()(ms.Tensor([0] * 8, ms.int32)))
 
 
 def loss_scale(scaler: ms.amp.LossScaler) -> float | None:

@@ -90,7 +90,6 @@ def build_train_step(
         return found
 
     def train_step(images, *targets):
-        images = precision.forget_overflows(images)
         (_, loss, terms), gradients = gradients_of(images, *targets)
         loss, terms, gradients = mean(loss, terms, gradients)  # first, so that all ranks do the same
         gradients = scaler.unscale(gradients)
@@ -105,9 +104,10 @@ def build_train_step(
         scaler.adjust(finite)
         return (loss, finite, *[terms[name] for name in noted(tuple(terms.keys()))])
 
-    run = runtime.compiled(train_step)
+    run, forget_overflows = runtime.compiled(train_step), precision.build_forgetting()
 
     def step(images, *targets):
+        forget_overflows()
         loss, finite, *terms = run(images, *targets)
         if on_cpu():
             loss.asnumpy()  # two steps at a time get in each other's way: both take twice as long

@@ -50,11 +50,10 @@ def test_every_family_runs_on_the_ai_core_alone(soc, models):
             assert names["AdamApplyOneWithDecayAssign"] or names["AdamApplyOneWithDecay"], "the update is launched"
             assert len(result.again.launches) > 500 and result.waits == 0, "steps do not wait for each other"
             assert not any("device to host" in way for way in result.again.ways), "nothing goes to the host and back"
-            order = [launch.name for launch in result.recording.launches]
-            assert ("NPUClearFloatStatusV2" in order) == (soc == "Ascend910A")
-            if soc == "Ascend910A":  # before anything that may overflow
-                earlier = result.recording.launches[: order.index("NPUClearFloatStatusV2")]
-                assert all(one.name == "TensorMove" or "float" not in str(one) for one in earlier), earlier
+            first_clear = [0] if soc == "Ascend910A" else []
+            for step in (result.recording, result.again):  # overflows are forgotten first, where they are noted
+                order = [launch.name for launch in step.launches]
+                assert [i for i, name in enumerate(order) if name == "NPUClearFloatStatusV2"][:1] == first_clear
 
 
 @needs_stand_in
