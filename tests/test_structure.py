@@ -21,15 +21,16 @@ MAY_IMPORT = {
     "config": {"errors", "files", "checkout"},
     "files": {"errors"},
     "backbone": set(),
+    "objects": set(),
     "postprocess": set(),
     "ops": BASE,
     "analysis": BASE | {"ops"},
-    "data": BASE | {"config", "files"},
-    "engine": BASE | {"config", "files", "machine", "ops", "data", "analysis", "backbone"},
+    "data": BASE | {"config", "files", "objects"},
+    "engine": BASE | {"config", "files", "machine", "ops", "data", "analysis", "backbone", "postprocess"},
     "launch": BASE | {"config", "engine"},
-    "deploy": BASE | {"config", "files", "ops", "data", "engine"},
+    "deploy": BASE | {"config", "files", "ops", "data", "engine", "postprocess"},
 }
-MODELS_MAY_IMPORT = BASE | {"ops", "backbone", "postprocess"}
+MODELS_MAY_IMPORT = BASE | {"ops", "backbone", "objects", "postprocess"}
 ALSO = {
     "pretrained.py": {"engine"},  # reading, checking and resizing weights is written once, for fine-tuning too
     "torch_files.py": {"files"},  # the sum over a file as well

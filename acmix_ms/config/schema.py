@@ -40,6 +40,7 @@ class ModelConfig:
     num_classes: Optional[int] = _number(None, "null: as many as the data have", least=1, most=1_000_000)
     kwargs: dict[str, Any] = field(default_factory=dict, metadata={"about": "passed to create_model"})
     init_checkpoint: Optional[str] = _key(None, "weights to start from instead of random ones")
+    backbone_checkpoint: Optional[str] = _key(None, "weights of a classifier, for the backbone of a larger net")
     norm_eval: bool = _key(False, "the backbone's BatchNorms keep their running statistics, as in mmdetection")
     frozen_stages: int = _number(0, "the stem and so many stages stay as they are; 0, -1: none, nor the stem", least=-1)
 
@@ -79,17 +80,22 @@ class CanvasConfig:
 
     height: Optional[int] = _number(None, "of the padded array, in pixels", least=1, most=4096)
     width: Optional[int] = _number(None, "of the padded array, in pixels", least=1, most=4096)
-    short_sides: list[int] = _numbers(about="the shorter side is resized to one of these", least=1, most=4096)
+    short_sides: list[int] = _numbers(
+        about="the shorter side is resized to one of these, in evaluation to the largest", least=1, most=4096
+    )
+    choose: str = _choice("value", "value", "range", about="one of short_sides, or any length between the ends")
     max_side: Optional[int] = _number(None, "but the longer one to this at most", least=1, most=4096)
     flip: Optional[float] = _number(None, "share of training images that are mirrored", least=0, most=1)
+    crop: bool = _key(False, "half of the training images are cropped first, as DETR and Swin's 3x recipes do")
+    max_objects: int = _number(100, "of a training image; further ones are left out", least=1, most=1000)
 
 
 @dataclass
 class DataConfig:
     """Where the images come from and how they are prepared."""
 
-    name: str = _choice("digits", "digits", "imagefolder", "mindrecord")
-    path: Optional[str] = _key(None, "the folder with train/ and val/ or with the records; digits need none")
+    name: str = _choice("digits", "digits", "imagefolder", "mindrecord", "shapes", "coco")
+    path: Optional[str] = _key(None, "the folder with train/ and val/, of records or of COCO; not of digits, shapes")
     batch_size: int = _number(64, "images per device and step", least=1, most=65_536)
     image_size: int = _number(32, "side in pixels", least=1, most=4096)
     workers: int = _number(2, "decoding threads", least=1, most=256)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import mindspore as ms
@@ -11,11 +12,13 @@ from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import Constant, Normal, initializer
 
 from acmix_ms.backbone import Backbone
-from acmix_ms.postprocess import encode
+from acmix_ms.objects import Objects
+from acmix_ms.postprocess import Detections, dense_detections, encode
 
 from ..necks.fpn import FPN, ConvModule
 from . import losses
 from .anchors import AnchorGenerator
+from .base import Detector
 from .matching import Assigner
 
 ANCHORS = AnchorGenerator((8, 16, 32, 64, 128), tuple(4 * 2 ** (i / 3) for i in range(3)), (0.5, 1.0, 2.0))
@@ -134,8 +137,8 @@ def losses_by_level(
     return of_classes, of_boxes
 
 
-class RetinaNet(nn.Cell):
-    """Images (B, 3, H, W) -> ``(cls_scores, bbox_preds)``, see `RetinaHead`.
+class RetinaNet(Detector):
+    """Images (B, 3, H, W) -> ``(cls_scores, bbox_preds)``, see `RetinaHead`; with targets the losses.
 
     Args:
         backbone: with ``features_only``; its maps of strides 8, 16 and 32 are used.
@@ -144,16 +147,41 @@ class RetinaNet(nn.Cell):
         stacked: convolutions before each output of the head.
     """
 
+    terms = ("loss_cls", "loss_bbox")
+
     def __init__(self, backbone: Backbone, num_classes: int = 80, *, channels: int = 256, stacked: int = 4):
-        super().__init__()
+        super().__init__(num_classes)
         first = backbone.feature_strides.index(ANCHORS.strides[0])
         self.backbone = backbone
         self.neck = FPN(backbone.feature_channels, channels, num_outs=5, start_level=first, extra="conv")
         self.bbox_head = RetinaHead(num_classes, channels, channels, stacked)
 
-    def construct(self, x: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        return self.bbox_head(self.neck(self.backbone(x)))
+    def construct(self, x: Tensor, *targets: Tensor):
+        maps = self.bbox_head(self.neck(self.backbone(x)))
+        if not targets:
+            return maps
+        of_classes, of_boxes = losses_by_level(*maps, *targets, self.num_classes)
+        return sum(of_classes), sum(of_boxes)
 
-    def anchors(self, scores: tuple[Tensor, ...]) -> list[np.ndarray]:
+    def prepare(
+        self, objects: Objects, canvas: tuple[int, int], size: tuple[int, int], random: np.random.Generator
+    ) -> tuple[np.ndarray, ...]:
+        """See `Detector`: ``labels`` and ``deltas`` of `Targets`."""
+        return tuple(targets_of(objects.boxes, objects.labels, canvas, size, self.num_classes))
+
+    def found(self, maps, sizes: Sequence[tuple[int, int]]) -> list[Detections]:
+        """Detections of each image in what `construct` gives, as arrays."""
+        scores, deltas = maps
+        anchors = self.anchors(scores)
+        return [
+            dense_detections([level[i] for level in scores], [level[i] for level in deltas], anchors, size)
+            for i, size in enumerate(sizes)
+        ]
+
+    def detections(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Detections]:
+        """See `Detector`."""
+        return self.found([[level.asnumpy() for level in levels] for levels in self(images)], sizes)
+
+    def anchors(self, scores: Sequence[Tensor | np.ndarray]) -> list[np.ndarray]:
         """Of each level (h * w * A, 4), in the order of its ``cls_scores``."""
         return self.bbox_head.anchors.levels([tuple(score.shape[-2:]) for score in scores])
