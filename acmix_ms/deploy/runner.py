@@ -129,7 +129,7 @@ class Runner(ABC):
         """
         import mindspore as ms
 
-        def predict(images: ms.Tensor) -> ms.Tensor:
+        def predict(images: ms.Tensor, *targets: np.ndarray) -> ms.Tensor:
             logits = self(images.asnumpy())
             if logits.shape != (len(images), num_classes):
                 raise UserError(
