@@ -185,14 +185,14 @@ def paste_mask(mask: np.ndarray, box: np.ndarray, height: int, width: int, thres
     mmdetection's rule: the mask is stretched over its box, with zeros around it, read bilinearly at the middles of the
     pixels, and what reaches ``threshold`` belongs to the object. A box without an area has no pixels.
     """
-    found = np.zeros((height, width), bool, order="F")
+    found = np.zeros((width, height), bool)
     x1, y1, x2, y2 = map(float, box)
     if not (x2 > x1 and y2 > y1):
-        return found
+        return found.T
     rows, down = _stretch(y1, y2, mask.shape[0], height)
     columns, across = _stretch(x1, x2, mask.shape[1], width)
-    found[rows, columns] = down @ mask.astype(np.float32) @ across.T >= threshold
-    return found
+    found[columns, rows] = across @ mask.astype(np.float32).T @ down.T >= threshold
+    return found.T
 
 
 def _stretch(start: float, end: float, cells: int, pixels: int) -> tuple[slice, np.ndarray]:
