@@ -23,12 +23,13 @@ MAY_IMPORT = {
     "backbone": set(),
     "objects": set(),
     "postprocess": set(),
+    "masks": {"errors", "postprocess"},
     "ops": BASE,
-    "analysis": BASE | {"ops"},
+    "analysis": BASE | {"ops", "postprocess"},
     "data": BASE | {"config", "files", "objects"},
-    "engine": BASE | {"config", "files", "machine", "ops", "data", "analysis", "backbone", "postprocess"},
+    "engine": BASE | {"config", "files", "machine", "ops", "data", "analysis", "backbone", "postprocess", "masks"},
     "launch": BASE | {"config", "engine"},
-    "deploy": BASE | {"config", "files", "ops", "data", "engine", "postprocess"},
+    "deploy": BASE | {"config", "files", "ops", "data", "engine", "postprocess", "masks"},
 }
 MODELS_MAY_IMPORT = BASE | {"ops", "backbone", "objects", "postprocess"}
 ALSO = {
