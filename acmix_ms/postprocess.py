@@ -5,7 +5,7 @@ Boxes are (x1, y1, x2, y2) in pixels. The order of decisions is mmdetection's, a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +29,20 @@ class Detections(NamedTuple):
     scores: np.ndarray
     labels: np.ndarray
     masks: np.ndarray | None = None  # (n, 28, 28) float32 probabilities
+
+
+def detections_in(outputs: Mapping[str, np.ndarray], sizes: Sequence[tuple[int, int]]) -> list[Detections]:
+    """Those of each image in what an exported detector gives: ``boxes``, ``scores``, ``labels`` and perhaps ``masks``,
+    with label -1 in places that are empty; boxes are clipped to the (height, width) of the image.
+    """
+    found = []
+    for number, (height, width) in enumerate(sizes):
+        there = outputs["labels"][number] >= 0
+        boxes = np.clip(outputs["boxes"][number][there], 0, np.asarray([width, height] * 2, np.float32))
+        labels = outputs["labels"][number][there].astype(np.int64)
+        masks = outputs["masks"][number][there] if "masks" in outputs else None
+        found.append(Detections(boxes, outputs["scores"][number][there], labels, masks))
+    return found
 
 
 def decode(

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
 from mindspore import nn
 
 from acmix_ms.config import Config
 from acmix_ms.data import create_loader
 from acmix_ms.data.loader import Loader
-from acmix_ms.engine import losses
+from acmix_ms.deploy import Runner
+from acmix_ms.engine import checkpoint, evaluation, losses
+from acmix_ms.engine.checkpoint import Checkpoint
 from acmix_ms.engine.evaluation import Predictor, build_predictor
-from acmix_ms.engine.metrics import Accuracy, CocoDetection, Evaluator
+from acmix_ms.engine.metrics import Accuracy, Evaluator
+from acmix_ms.engine.metrics.coco import CocoDetection
 from acmix_ms.errors import UserError
+from acmix_ms.postprocess import detections_in
 
 from . import build
 from .detection import detect
@@ -53,12 +56,12 @@ def build_task(cfg: Config, *, rank: int = 0, size: int = 1) -> Task:
         train = create_loader(cfg.data, "train", prepare=net.prepare, masks=net.with_masks, **part)
         if train.class_names != val.class_names:
             raise UserError(f"data.path={cfg.data.path}: train and val have other classes; give sets of the same")
-        loss = losses.by_name(net.terms)
+        loss, masks = losses.by_name(net.terms), net.with_masks
     else:
         train, val = (create_loader(cfg.data, split, **part) for split in ("train", "val"))
         net = build.create(cfg, train.require_classes(cfg.model.num_classes))
-        loss = losses.classification(cfg.loss.label_smoothing)
-    return Task(net, train, val, loss, predictor_of(cfg), lambda: evaluator_of(cfg, val, net))
+        loss, masks = losses.classification(cfg.loss.label_smoothing), False
+    return Task(net, train, val, loss, predictor_of(cfg), lambda: evaluator_of(cfg, val, masks=masks))
 
 
 def predictor_of(cfg: Config) -> Callable[[nn.Cell], Predictor]:
@@ -66,12 +69,53 @@ def predictor_of(cfg: Config) -> Callable[[nn.Cell], Predictor]:
     return _detecting if cfg.task == "detection" else build_predictor
 
 
-def evaluator_of(cfg: Config, loader: Loader, net: nn.Cell) -> Evaluator:
-    """A new evaluator of what ``net`` gives for the images of ``loader``."""
+def evaluator_of(cfg: Config, loader: Loader, *, masks: bool = False) -> Evaluator:
+    """A new evaluator of what is found in the images of ``loader``, with ``masks`` where the net gives some."""
     if cfg.task == "detection":
-        return CocoDetection(loader.ground_truth(), masks=net.with_masks)
+        return CocoDetection(
+            loader.ground_truth(), loader.image_ids, loader.category_ids, loader.class_names, masks=masks
+        )
     return Accuracy(loader.class_names)
 
 
+def evaluate_checkpoint(
+    cfg: Config, path: str, *, averaged: bool = False, saved: Checkpoint | None = None, rank: int = 0, size: int = 1
+) -> tuple[dict, Evaluator]:
+    """What weights score on the validation split, and the evaluator that has seen all that the net gave.
+
+    Args:
+        path: of the checkpoint.
+        averaged: its moving averages.
+        saved: what is in it, if it was read already.
+        rank, size: this process and how many share the split.
+    """
+    loader = create_loader(cfg.data, "val", rank=rank, size=size, seed=cfg.seed)
+    saved = saved or checkpoint.read(path)
+    if averaged:
+        saved = checkpoint.averages_of(saved, path)
+    net = build.net_of(cfg, saved, path, loader.require_classes(cfg.model.num_classes)).cell
+    evaluator = evaluator_of(cfg, loader, masks=getattr(net, "with_masks", False))
+    return evaluation.evaluate(net, loader, predictor_of(cfg)(net), evaluator), evaluator
+
+
+def evaluate_export(cfg: Config, file: Runner, *, rank: int = 0, size: int = 1) -> tuple[dict, Evaluator]:
+    """As `evaluate_checkpoint`, of the net in an exported file.
+
+    Raises:
+        UserError: it takes images of another size.
+    """
+    loader = create_loader(cfg.data, "val", rank=rank, size=size, seed=cfg.seed)
+    num_classes = loader.require_classes(cfg.model.num_classes)
+    if cfg.task == "detection":
+
+        def predict(images, places):
+            return detections_in(file.outputs(images.asnumpy()), places[:, :2])
+    else:
+        file.check_size(cfg.data.image_size)
+        predict = file.predictor(num_classes)
+    evaluator = evaluator_of(cfg, loader, masks="masks" in file.names)
+    return evaluation.evaluate(None, loader, predict, evaluator), evaluator
+
+
 def _detecting(net: nn.Cell) -> Predictor:
-    return lambda images, places: detect(net, images, np.asarray(places)[:, :2])
+    return lambda images, places: detect(net, images, places[:, :2])
