@@ -5,6 +5,9 @@ Plain Swin is the same net with ``mix="attention"``: window attention alone.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+
 import numpy as np
 from mindspore import Tensor, nn, ops
 
@@ -264,6 +267,11 @@ class SwinTransformer(Backbone):
         if self.features_only:
             return maps
         return self.head(self.norm(x).mean((1, 2)))
+
+    @staticmethod
+    def translate_official(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The norms of the maps are ``norm0`` to ``norm3`` in Swin's code for detection, ``norms.0`` ... here."""
+        return {re.sub(r"^norm(\d)\.", r"norms.\1.", name): value for name, value in state.items()}
 
 
 SIZES = {

@@ -21,11 +21,13 @@ class Detector(nn.Cell):
             float32.
         terms: names of the losses, whose sum is minimised; mmdetection's.
         with_masks: the objects that `prepare` is given must have masks, and detections have some.
+        head_names: first parts of the names of parameters that another ``num_classes`` changes.
     """
 
     terms: tuple[str, ...] = ()
     in_half: tuple[str, ...] = ("backbone", "neck", "bbox_head")
     with_masks = False
+    head_names: tuple[str, ...] = ()
 
     def __init__(self, num_classes: int):
         super().__init__()
