@@ -38,6 +38,7 @@ OTHER_COLOURS = 0.1  # share of objects with any colour
 NOISE = 24
 MOST_OBJECTS = 4
 ATTEMPTS = 30  # to find room for an object
+THIN = 4  # a triangle has more than this part of its box; the half is the most
 RUNS_EVERY = 5  # objects
 DESCRIPTION = "shapes.json"
 SPLITS = ("train", "val")
@@ -79,9 +80,9 @@ class ShapesSet:
 
 def picture(size: int, random: np.random.RandomState) -> tuple[np.ndarray, np.ndarray, list[tuple[int, np.ndarray]]]:
     """One picture: (S, S, 3) uint8, the classes of its pixels (S, S) uint8, and (label, (S, S) bool) of its objects."""
-    y, x = np.mgrid[:size, :size]
-    start, across, down = random.randint(60, 140, 3), random.randint(-50, 51, 3), random.randint(-50, 51, 3)
-    pixels = start + (x[..., None] * across + y[..., None] * down) // size  # (S, S, 3)
+    along = np.arange(size)[:, None]
+    start, (across, down) = random.randint(70, 150) + random.randint(-20, 21, 3), random.randint(-40, 41, (2, 3))
+    pixels = start + (along * down // size)[:, None] + (along * across // size)[None]  # (S, S, 3)
     classes = np.zeros((size, size), np.uint8)
     objects = []
     for _ in range(random.randint(1, MOST_OBJECTS + 1)):
@@ -98,12 +99,12 @@ def picture(size: int, random: np.random.RandomState) -> tuple[np.ndarray, np.nd
         pixels[mask] = colour
         classes[mask] = label + 1
         objects.append((label, mask))
-    pixels = pixels + random.randint(-NOISE, NOISE + 1, pixels.shape)
+    pixels = pixels + random.randint(-NOISE, NOISE + 1, pixels.shape, np.int8)
     return np.clip(pixels, 0, 255).astype(np.uint8), classes, objects
 
 
 def _rectangle(size: int, random: np.random.RandomState) -> np.ndarray:
-    sides = random.randint(size // 8, size // 2, 2)
+    sides = random.randint(size // 6, size // 2, 2)
     top, left = (random.randint(size - side + 1) for side in sides)
     mask = np.zeros((size, size), bool)
     mask[top : top + sides[0], left : left + sides[1]] = True
@@ -111,15 +112,15 @@ def _rectangle(size: int, random: np.random.RandomState) -> np.ndarray:
 
 
 def _circle(size: int, random: np.random.RandomState) -> np.ndarray:
-    radius = random.randint(size // 14, size // 4)
+    radius = random.randint(size // 10, size // 4)
     y, x = random.randint(radius, size - radius + 1, 2)
     middles = 2 * np.arange(size) + 1  # of pixels, in halves of one
     return (middles[:, None] - 2 * y) ** 2 + (middles - 2 * x) ** 2 <= (2 * radius) ** 2
 
 
 def _triangle(size: int, random: np.random.RandomState) -> np.ndarray:
-    """A random one; where it is thin, or no triangle at all, it has too few pixels and is drawn again."""
-    side = random.randint(size // 6, size // 2)
+    """A random one; none, which is drawn again, where it is thin."""
+    side = random.randint(size // 4, size // 2)
     corners = random.randint(0, side + 1, (3, 2)) + random.randint(0, size - side + 1, 2)
     (top, left), (bottom, right) = corners.min(0).tolist(), corners.max(0).tolist()
     y, x = 2 * np.arange(top, bottom)[:, None] + 1, 2 * np.arange(left, right) + 1  # middles of pixels, in halves
@@ -128,7 +129,8 @@ def _triangle(size: int, random: np.random.RandomState) -> np.ndarray:
         sides.append((x2 - x1) * (y - y1) - (y2 - y1) * (x - x1))
     inside = (np.stack(sides) >= 0).all(0) | (np.stack(sides) <= 0).all(0)
     mask = np.zeros((size, size), bool)
-    if len(np.unique(np.diff(np.flatnonzero(inside.any(1))))) == 1:  # no tip so thin that a row has none of it
+    gaps = np.diff(np.flatnonzero(inside.any(1)))  # a tip may be so thin that a row has none of it
+    if inside.sum() * THIN > inside.size and (gaps == 1).all():
         mask[top:bottom, left:right] = inside
     return mask
 
