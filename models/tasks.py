@@ -56,12 +56,12 @@ def build_task(cfg: Config, *, rank: int = 0, size: int = 1) -> Task:
         train = create_loader(cfg.data, "train", prepare=net.prepare, masks=net.with_masks, **part)
         if train.class_names != val.class_names:
             raise UserError(f"data.path={cfg.data.path}: train and val have other classes; give sets of the same")
-        loss, masks = losses.by_name(net.terms), net.with_masks
+        loss = losses.by_name(net.terms)
     else:
         train, val = (create_loader(cfg.data, split, **part) for split in ("train", "val"))
         net = build.create(cfg, train.require_classes(cfg.model.num_classes))
-        loss, masks = losses.classification(cfg.loss.label_smoothing), False
-    return Task(net, train, val, loss, predictor_of(cfg), lambda: evaluator_of(cfg, val, masks=masks))
+        loss = losses.classification(cfg.loss.label_smoothing)
+    return Task(net, train, val, loss, predictor_of(cfg), evaluators(cfg, val, masks=getattr(net, "with_masks", False)))
 
 
 def predictor_of(cfg: Config) -> Callable[[nn.Cell], Predictor]:
@@ -69,13 +69,13 @@ def predictor_of(cfg: Config) -> Callable[[nn.Cell], Predictor]:
     return _detecting if cfg.task == "detection" else build_predictor
 
 
-def evaluator_of(cfg: Config, loader: Loader, *, masks: bool = False) -> Evaluator:
-    """A new evaluator of what is found in the images of ``loader``, with ``masks`` where the net gives some."""
+def evaluators(cfg: Config, loader: Loader, *, masks: bool = False) -> Callable[[], Evaluator]:
+    """What makes new evaluators of what is found in the images of ``loader``, of ``masks`` too if the net gives some."""
     if cfg.task == "detection":
-        return CocoDetection(
-            loader.ground_truth(), loader.image_ids, loader.category_ids, loader.class_names, masks=masks
-        )
-    return Accuracy(loader.class_names)
+        truth = loader.ground_truth(masks=masks)  # read once
+        known = truth, loader.image_ids, loader.category_ids, loader.class_names
+        return lambda: CocoDetection(*known, masks=masks)
+    return lambda: Accuracy(loader.class_names)
 
 
 def evaluate_checkpoint(
@@ -94,7 +94,7 @@ def evaluate_checkpoint(
     if averaged:
         saved = checkpoint.averages_of(saved, path)
     net = build.net_of(cfg, saved, path, loader.require_classes(cfg.model.num_classes)).cell
-    evaluator = evaluator_of(cfg, loader, masks=getattr(net, "with_masks", False))
+    evaluator = evaluators(cfg, loader, masks=getattr(net, "with_masks", False))()
     return evaluation.evaluate(net, loader, predictor_of(cfg)(net), evaluator), evaluator
 
 
@@ -113,7 +113,7 @@ def evaluate_export(cfg: Config, file: Runner, *, rank: int = 0, size: int = 1) 
     else:
         file.check_size(cfg.data.image_size)
         predict = file.predictor(num_classes)
-    evaluator = evaluator_of(cfg, loader, masks="masks" in file.names)
+    evaluator = evaluators(cfg, loader, masks="masks" in file.names)()
     return evaluation.evaluate(None, loader, predict, evaluator), evaluator
 
 

@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--weights", choices=("trained", "ema"), default="trained", help="ema: their moving averages")
     parser.add_argument("--per-class", action="store_true", help="also print the scores of each class")
     parser.add_argument("--output", metavar="FILE.json", help="write all scores there, those of each class too")
-    parser.add_argument("--detections", metavar="FILE.json", help="of a detector: write all it found, as COCO has it")
+    parser.add_argument("--detections", metavar="FILE.json", help="of a detector: write what it found as COCO has it")
     args = parser.parse_intermixed_args(argv)
     build.check(args)
     for option in ("output", "detections"):
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.output and runtime.leads():
         write_text(args.output, json.dumps({"checkpoint": args.checkpoint, **scores}, indent=1) + "\n")
     if args.detections and runtime.leads():
-        evaluator.write_results(args.detections)
+        evaluator.write_all(args.detections)
 
 
 def evaluate(

@@ -105,9 +105,9 @@ class CocoLoader(EncodedLoader):
             counts = np.add.reduceat(~self._annotations.ignored, self._annotations.first[:-1], dtype=np.int64)
             self._crowded = int((counts > config.canvas.max_objects).sum())
 
-    def ground_truth(self) -> Any:
+    def ground_truth(self, *, masks: bool = False) -> Any:
         """pycocotools' ``COCO`` object of the whole file, which is read again; see `annotations.ground_truth`."""
-        return ground_truth(self.dataset_json, masks=self.masks)
+        return ground_truth(self.dataset_json, masks=masks)
 
     def read(self, sample: int) -> tuple[bytes, int]:
         """The file of a sample, and the sample itself; see `EncodedLoader`."""

@@ -80,7 +80,8 @@ class CocoDetection(Evaluator):
             raise ValueError(f"category_ids and class_names: {len(category_ids)} and {len(class_names)}, give as many")
         pycocotools("cocoeval")  # what is missing is told before the first epoch, not after it
         self.truth: Mapping = getattr(truth, "dataset", truth)
-        self.image_ids, self.category_ids, self.class_names = image_ids, list(category_ids), list(class_names)
+        self.image_ids = np.asarray(image_ids).tolist()  # Python's numbers, which JSON has
+        self.category_ids, self.class_names = np.asarray(category_ids).tolist(), list(class_names)
         self.masks = masks
         self.found: dict[int, Found] = {}  # by sample
 
@@ -195,6 +196,11 @@ class CocoDetection(Evaluator):
                 entry["segmentation"] = run_lengths(**entry["segmentation"])
         write_text(path, json.dumps(entries, separators=(",", ":")) + "\n")
         return Path(path)
+
+    def write_all(self, path: str | os.PathLike) -> None:
+        """`write_results` of boxes to ``name.json``, and of masks, where there are some, to ``name.segm.json``."""
+        for kind in self.kinds:
+            self.write_results(path if kind == "bbox" else Path(path).with_suffix(".segm.json"), kind)
 
     def _annotations(self) -> list[dict]:
         """What there is to be found in the images that were seen."""
