@@ -70,7 +70,7 @@ def predictor_of(cfg: Config) -> Callable[[nn.Cell], Predictor]:
 
 
 def evaluators(cfg: Config, loader: Loader, *, masks: bool = False) -> Callable[[], Evaluator]:
-    """What makes new evaluators of what is found in the images of ``loader``, of ``masks`` too if the net gives some."""
+    """What makes new evaluators for the images of ``loader``; of ``masks`` too where the net gives some."""
     if cfg.task == "detection":
         truth = loader.ground_truth(masks=masks)  # read once
         known = truth, loader.image_ids, loader.category_ids, loader.class_names
