@@ -9,7 +9,7 @@ from mindspore import Tensor, ops
 
 from acmix_ms import postprocess, runtime
 from acmix_ms.ops import boxes as geometry
-from models.detection import roi_align, rpn
+from models.detection import roi_align, rpn, sampling
 
 
 def drawn(seed, shape):
@@ -127,3 +127,75 @@ def test_detections_of_regions(vectors, classes):
     expected = file[f"multiclass_{classes}_dets"]
     assert np.array_equal(found.labels, file[f"multiclass_{classes}_labels"])
     assert np.array_equal(found.boxes, expected[:, :4]) and np.array_equal(found.scores, expected[:, 4])
+
+
+def masks_of(file):
+    height, width = file["image_hw"]
+    count = file["bitmaps_packbits"].size * 8 // (height * width)
+    return np.unpackbits(file["bitmaps_packbits"])[: count * height * width].reshape(count, height, width)
+
+
+def test_mask_targets(vectors):
+    """The width is no multiple of eight, as the masks are packed; and a box may be used for images in a batch."""
+    runtime.start("CPU", "graph")
+    file = vectors("dense/mask_targets")
+    masks = masks_of(file)
+    bits = np.stack([np.packbits(masks, 2), np.packbits(masks[::-1], 2)])
+    numbers = np.stack([file["gt_inds"], len(masks) - 1 - file["gt_inds"]]) + 1
+    rois = np.stack([file["rois"]] * 2)
+    found = sampling.mask_targets(
+        Tensor(bits), masks.shape[2], Tensor(rois), Tensor(numbers.astype(np.int32))
+    ).asnumpy()
+    assert np.array_equal(found[0], file["from_bitmaps"])
+    assert np.array_equal(found[1], file["from_bitmaps"])
+
+
+@pytest.mark.parametrize(("name", "positive", "low_quality"), [
+    ("rcnn", 0.5, False), ("rcnn_low", 0.5, True), ("cascade1", 0.6, False), ("cascade2", 0.7, False),
+])  # fmt: skip
+@pytest.mark.parametrize("objects", ["", "_far", "_empty"])
+def test_assigning_in_a_graph(vectors, name, positive, low_quality, objects):
+    file = vectors("dense/assign")
+    given = {"": file["gt"], "_far": file["gt_far"], "_empty": np.zeros((0, 4), np.float32)}[objects]
+    padded, present = np.zeros((1, 20, 4), np.float32), np.zeros((1, 20), bool)
+    padded[0, : len(given)], present[0, : len(given)] = given, True
+    priors = np.concatenate([file["priors"], np.zeros((5, 4), np.float32)])[None]
+    there = np.arange(priors.shape[1])[None] < len(file["priors"])
+    found = sampling.assign(*map(Tensor, (priors, there, padded, present)), positive, low_quality).asnumpy()[0]
+    assert np.array_equal(found[:-5], file[f"{name}{objects}_gt_inds"])
+    assert (found[-5:] == -1).all()
+
+
+@pytest.mark.parametrize(("positives", "negatives", "expected"), [
+    (10, 30, (4, 12)),  # more than enough of both
+    (2, 30, (2, 14)),  # background takes the place of positives
+    (10, 3, (4, 3)),  # the slots are not all filled
+    (0, 0, (0, 0)),
+])  # fmt: skip
+def test_sampling(positives, negatives, expected):
+    """Positives first, at most a quarter; the order decides; objects are added; what is left does not count."""
+    missing, slots = 5, 16
+    found = np.array([[1] * positives + [0] * negatives + [-1] * missing], np.int32)
+    boxes = np.arange(found.size * 4, dtype=np.float32).reshape(1, -1, 4) + 100
+    objects, present = np.zeros((1, 3, 4), np.float32) + [[[1], [2], [3]]], np.zeros((1, 3), bool)
+    random = np.random.default_rng(3)
+    order = random.permutation(3 + found.size).astype(np.int32)[None]
+    given = [boxes, found, objects.astype(np.float32), present, order]
+    rois = sampling.sample(*map(Tensor, given), slots, 4)
+    counts, numbers = rois.counts.asnumpy()[0], rois.objects.asnumpy()[0]
+    assert counts.tolist() == [True] * sum(expected) + [False] * (slots - sum(expected))
+    assert numbers[: sum(expected)].tolist() == [1] * expected[0] + [0] * expected[1]
+    row = (rois.boxes.asnumpy()[0, :, 0] - 100) // 4
+    rank = order[0, 3:]
+    for kind, first, count in ((1, 0, expected[0]), (0, expected[0], expected[1])):
+        ranked = sorted(np.flatnonzero(found[0] == kind), key=lambda i: -rank[i])[:count]
+        assert row[first : first + count].tolist() == ranked
+    if sum(expected):
+        assert set(row[sum(expected) :]) <= set(row[: sum(expected)])
+
+    given[3] = np.array([[True, True, False]])
+    rois = sampling.sample(*map(Tensor, given), slots, 100)
+    taken = rois.given.asnumpy()[0] & rois.counts.asnumpy()[0]
+    assert sorted(rois.boxes.asnumpy()[0][taken][:, 0].tolist()) == [1, 2]
+    assert sorted(rois.objects.asnumpy()[0][taken].tolist()) == [1, 2]
+    assert int(((rois.objects.asnumpy() > 0) & rois.counts.asnumpy()).sum()) == min(positives + 2, slots)
