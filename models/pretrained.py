@@ -58,6 +58,17 @@ def _as_weights(name: str, value: np.ndarray) -> np.ndarray:
     return value
 
 
+def _translated(net: nn.Cell, state: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """The state with our names, which each Cell with a ``translate_official`` gives to its own part of it."""
+    for name, cell in net.cells_and_names():
+        if hasattr(cell, "translate_official"):
+            prefix = f"{name}." if name else ""
+            own = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+            others = {key: value for key, value in state.items() if not key.startswith(prefix)}
+            state = {**others, **{prefix + key: value for key, value in cell.translate_official(own).items()}}
+    return state
+
+
 def load_torch_state(net: nn.Cell, state: Mapping[str, np.ndarray], *, drop_head: bool = False) -> list[str]:
     """Load an official PyTorch state dict into a model of this zoo or into a bare `ACmix` / `WindowACmix`.
 
@@ -65,8 +76,9 @@ def load_torch_state(net: nn.Cell, state: Mapping[str, np.ndarray], *, drop_head
 
     Args:
         net: the Cell.
-        state: official names -> arrays (ACmix-ResNet, ACmix-Swin, torchvision ResNet, official Swin, or the official
-            operator's own names for a bare Cell). Buffers that our Cells compute themselves are ignored.
+        state: official names -> arrays (ACmix-ResNet, ACmix-Swin, torchvision ResNet, official Swin, mmdetection's
+            detectors on them, or the official operator's own names for a bare Cell). Buffers that our Cells compute
+            themselves are ignored.
         drop_head: leave the classifier as it is where the state has none that fits (another ``num_classes``, or
             ``features_only=True``); what is left out is logged.
 
@@ -77,8 +89,7 @@ def load_torch_state(net: nn.Cell, state: Mapping[str, np.ndarray], *, drop_head
         UserError: (a ValueError) missing, unexpected and mis-shaped keys, listed; a key whose values are complex, nan
             or infinite.
     """
-    if hasattr(net, "translate_official"):
-        state = net.translate_official(state)
+    state = _translated(net, state)
     parameters = {torch_name(p.name): p for p in net.get_parameters()}
     arrays = {name: np.asarray(value) for name, value in state.items() if name.rpartition(".")[2] not in BUFFERS}
     missing = [name for name in parameters if name not in arrays]

@@ -5,6 +5,9 @@ Plain Swin is the same net with ``mix="attention"``: window attention alone.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+
 import numpy as np
 from mindspore import Tensor, nn, ops
 
@@ -264,6 +267,11 @@ class SwinTransformer(Backbone):
         if self.features_only:
             return maps
         return self.head(self.norm(x).mean((1, 2)))
+
+    @staticmethod
+    def translate_official(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Detectors and segmentors have the norms of the maps as ``norm0`` to ``norm3``; ours are ``norms.0`` to 3."""
+        return {re.sub(r"^norm([0-3])\.", r"norms.\1.", name): value for name, value in state.items()}
 
 
 SIZES = {

@@ -54,9 +54,7 @@ class BoxHead(nn.Cell):
         widths = [in_channels] + [channels] * convs
         self.shared_convs = nn.CellList([NormedConv(a, b) for a, b in zip(widths, widths[1:])])
         widths = [widths[-1] * size * size] + [hidden] * fcs
-        self.shared_fcs = nn.CellList(
-            [Dense(a, b, XavierUniform(), "zeros") for a, b in zip(widths, widths[1:])]
-        )
+        self.shared_fcs = nn.CellList([Dense(a, b, XavierUniform(), "zeros") for a, b in zip(widths, widths[1:])])
         self.fc_cls = Dense(widths[-1], num_classes + 1, Normal(0.01), "zeros")
         self.fc_reg = Dense(widths[-1], num_classes * 4, Normal(0.001), "zeros")
         self.relu = nn.ReLU()
