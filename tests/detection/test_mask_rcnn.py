@@ -1,4 +1,4 @@
-"""Whole Mask R-CNNs and Cascade Mask R-CNNs beside mmdetection's: maps, RoIs, targets, losses, gradients, detections."""
+"""Whole nets of two and four stages beside mmdetection's: maps, RoIs, targets, losses, gradients, detections."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mindspore import Tensor
 
 from acmix_ms import runtime
 from models import create_model
-from models.detection import roi_losses, rpn, sampling, two_stage
+from models.detection import roi_losses, rpn, sampling
 from models.detection.mask_rcnn import CascadeMaskRCNN, MaskRCNN
 from models.pretrained import load_torch_state, torch_name
 from tests.helpers.official import official_input, official_state
