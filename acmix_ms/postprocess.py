@@ -22,13 +22,13 @@ class Detections(NamedTuple):
         boxes: (n, 4) float32.
         scores: (n,) float32.
         labels: (n,) int64.
-        masks: of nets with masks what lies in each box.
+        masks: (n, 28, 28) float32, the probability that a part of the box is the object; None of nets without masks.
     """
 
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
-    masks: np.ndarray | None = None  # (n, 28, 28) float32 probabilities
+    masks: np.ndarray | None = None
 
 
 def detections_in(outputs: Mapping[str, np.ndarray], sizes: Sequence[tuple[int, int]]) -> list[Detections]:
@@ -163,6 +163,74 @@ def dense_detections(
         values.append(found[best])
         labels.append(classes[best])
     return _selected(np.concatenate(boxes), np.concatenate(values), np.concatenate(labels), iou_threshold, count)
+
+
+def proposals(
+    scores: Sequence[np.ndarray],
+    deltas: Sequence[np.ndarray],
+    anchors: Sequence[np.ndarray],
+    size: tuple[float, float],
+    *,
+    per_level: int = 1000,
+    iou_threshold: float = 0.7,
+    count: int = 1000,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes (n, 4) and scores (n,) that a region proposal network gives for one image, the best first.
+
+    Args:
+        scores, deltas: of each level (A, h, w) logits and (A*4, h, w).
+        anchors: of each level (h*w*A, 4).
+        size: (height, width) of the image on its canvas.
+        per_level: so many anchors of each level go on.
+        iou_threshold: of `nms`, within a level.
+        count: so many at most.
+    """
+    boxes, values, levels = [], [], []
+    for level, (score, delta, priors) in enumerate(zip(scores, deltas, anchors)):
+        found = sigmoid(score.transpose(1, 2, 0).reshape(-1))
+        best = np.argsort(-found, kind="stable")[:per_level] if len(found) > per_level else np.arange(len(found))
+        boxes.append(decode(priors[best], delta.transpose(1, 2, 0).reshape(-1, 4)[best], size))
+        values.append(found[best])
+        levels.append(np.full(len(best), level))
+    found = _selected(np.concatenate(boxes), np.concatenate(values), np.concatenate(levels), iou_threshold, count)
+    return found.boxes, found.scores
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    """Over the last axis, float32."""
+    x = x.astype(np.float32)
+    shares = np.exp(x - x.max(-1, keepdims=True))
+    return shares / shares.sum(-1, keepdims=True)
+
+
+def decode_classes(
+    rois: np.ndarray,
+    deltas: np.ndarray,
+    size: tuple[float, float] | None = None,
+    stds: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+) -> np.ndarray:
+    """`decode` for each class: RoIs (n, 4) and deltas (n, classes*4) -> (n, classes, 4)."""
+    classes = deltas.shape[1] // 4
+    boxes = decode(np.repeat(rois, classes, 0), deltas.reshape(-1, 4), size, stds)
+    return boxes.reshape(len(rois), classes, 4)
+
+
+def region_detections(
+    boxes: np.ndarray, shares: np.ndarray, *, threshold: float = 0.05, iou_threshold: float = 0.5, count: int = 100
+) -> Detections:
+    """What a net with a second stage finds in one image.
+
+    Args:
+        boxes: (n, classes, 4), a box of each class for each RoI.
+        shares: (n, classes + 1), the probabilities of classes and, last, of background.
+        threshold: smallest probability.
+        iou_threshold: of `nms`, within a class.
+        count: so many detections at most.
+    """
+    places, classes = np.nonzero(shares[:, :-1] > threshold)
+    boxes, scores = boxes[places, classes], shares[places, classes]
+    kept = batched_nms(boxes, scores, classes, iou_threshold)[:count]
+    return Detections(boxes[kept], scores[kept], classes[kept])
 
 
 def _selected(boxes, scores, labels, iou_threshold: float, count: int) -> Detections:

@@ -58,6 +58,17 @@ def _as_weights(name: str, value: np.ndarray) -> np.ndarray:
     return value
 
 
+def _translated(net: nn.Cell, state: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """The state with our names, which each Cell with a ``translate_official`` gives to its own part of it."""
+    for name, cell in net.cells_and_names():
+        if hasattr(cell, "translate_official"):
+            prefix = f"{name}." if name else ""
+            own = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+            others = {key: value for key, value in state.items() if not key.startswith(prefix)}
+            state = {**others, **{prefix + key: value for key, value in cell.translate_official(own).items()}}
+    return state
+
+
 def load_torch_state(net: nn.Cell, state: Mapping[str, np.ndarray], *, drop_head: bool = False) -> list[str]:
     """Load an official PyTorch state dict into a model of this zoo or into a bare `ACmix` / `WindowACmix`.
 
@@ -78,7 +89,7 @@ def load_torch_state(net: nn.Cell, state: Mapping[str, np.ndarray], *, drop_head
         UserError: (a ValueError) missing, unexpected and mis-shaped keys, listed; a key whose values are complex, nan
             or infinite.
     """
-    state = translated(net, state)
+    state = _translated(net, state)
     parameters = {torch_name(p.name): p for p in net.get_parameters()}
     arrays = {name: np.asarray(value) for name, value in state.items() if name.rpartition(".")[2] not in BUFFERS}
     missing = [name for name in parameters if name not in arrays]
@@ -104,20 +115,6 @@ def load_torch_state(net: nn.Cell, state: Mapping[str, np.ndarray], *, drop_head
     for name, value in taken.items():
         runtime.assign(parameters[name], value)
     return dropped
-
-
-def translated(net: nn.Cell, state: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-    """A state dict in which the official names of a backbone are those of ours, wherever in ``net`` it stands.
-
-    A backbone translates its own names, without a prefix; a bare operator may do so too.
-    """
-    prefix, backbone = layout(net)[:2]
-    translator = backbone if prefix else net
-    if not hasattr(translator, "translate_official"):
-        return state
-    inside = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
-    around = {name: value for name, value in state.items() if not name.startswith(prefix)}
-    return {**{prefix + name: value for name, value in translator.translate_official(inside).items()}, **around}
 
 
 # Where a state dict shows how many classes it is for: rows for each, and rows for background.

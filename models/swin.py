@@ -105,6 +105,8 @@ class SwinBlock(nn.Cell):
         shift_size: cyclic shift; a map that fits into one window is not shifted (as in the official code).
         mlp_ratio: hidden size of the MLP over dim.
         drop, drop_path: rates of dropout and stochastic depth.
+        released: as the released detectors have it, and their weights expect, any map is shifted, and the zeros that
+            make whole windows of it are attended to; else nobody attends to them.
         operator: further arguments of `WindowACmix`, or ``"conv"`` for a dense 3x3 convolution, without windows.
     """
 
@@ -117,10 +119,11 @@ class SwinBlock(nn.Cell):
         mlp_ratio: float = 4.0,
         drop: float = 0.0,
         drop_path: float = 0.0,
+        released: bool = False,
         operator: dict | str | None = None,
     ):
         super().__init__()
-        self.window_size, self.shift_size = window_size, shift_size
+        self.window_size, self.shift_size, self.released = window_size, shift_size, released
         self.norm1 = LayerNorm(dim)
         self.windowed = operator != "conv"
         if self.windowed:
@@ -139,12 +142,13 @@ class SwinBlock(nn.Cell):
     def windows(self, x: Tensor) -> Tensor:
         """Pad to whole windows, roll, apply the operator, roll back, crop."""
         height, width = x.shape[1], x.shape[2]
-        shift = self.shift_size if min(height, width) > self.window_size else 0
+        shift = self.shift_size if self.released or min(height, width) > self.window_size else 0
         padded_h, padded_w = round_up(height, self.window_size), round_up(width, self.window_size)
         x = pad_bottom_right(x, padded_h, padded_w)
         if shift:
             x = roll(x, -shift)
-        x = self.attn(x, _attention_mask(height, width, self.window_size, shift))
+        known = (padded_h, padded_w) if self.released else (height, width)
+        x = self.attn(x, _attention_mask(*known, self.window_size, shift))
         if shift:
             x = roll(x, shift)
         return x[:, :height, :width] if (padded_h, padded_w) != (height, width) else x
@@ -196,6 +200,7 @@ class SwinTransformer(Backbone):
         num_classes: size of the classifier.
         features_only: return four normalised maps (B, C, h, w) of stride 4, 8, 16, 32 (with patches of 4) instead of
             logits, as Swin's detectors take them; ``feature_channels`` and ``feature_strides`` tell what they are.
+            Plain Swin then treats borders as its released detectors do, see `SwinBlock`.
         dim: channels of the first stage.
         patch_size: side of the patches that become tokens.
         window_size: side of the windows.
@@ -243,6 +248,7 @@ class SwinTransformer(Backbone):
                     last=i == 3,
                     mlp_ratio=mlp_ratio,
                     drop=drop_rate,
+                    released=features_only and operator == {"mix": "attention"},
                     operator=operator,
                 )
                 for i in range(4)
@@ -270,8 +276,8 @@ class SwinTransformer(Backbone):
 
     @staticmethod
     def translate_official(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The norms of the maps are ``norm0`` to ``norm3`` in Swin's code for detection, ``norms.0`` ... here."""
-        return {re.sub(r"^norm(\d)\.", r"norms.\1.", name): value for name, value in state.items()}
+        """Detectors and segmentors have the norms of the maps as ``norm0`` to ``norm3``; ours are ``norms.0`` to 3."""
+        return {re.sub(r"^norm([0-3])\.", r"norms.\1.", name): value for name, value in state.items()}
 
 
 SIZES = {

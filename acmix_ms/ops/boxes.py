@@ -89,20 +89,21 @@ def giou_loss(found: Tensor, wanted: Tensor) -> Tensor:
     return 1 - (shared / union - (hull - union) / hull)
 
 
-
-
 def cluster_nms(boxes: Tensor, threshold: float, rounds: int = 20) -> Tensor:
-    """Which of boxes, the best first, greedy suppression keeps: (N, 4) -> (N,) bool, by plain operators.
+    """Which of boxes, the best first, greedy suppression keeps: (..., N, 4) -> (..., N) bool, by plain operators.
 
     Each round takes the boxes that the last one kept, and drops what overlaps a better one of them by more than
     ``threshold`` (Zheng et al. 2022). After as many rounds as the longest chain of boxes that suppress each other has
     links, which is below ten in practice, that is what greedy suppression keeps, and further rounds change nothing.
     """
-    better = ops.triu((iou(boxes, boxes) > threshold).astype(ms.float32), 1)  # (N, N): row suppresses column
-    kept = ops.ones((1, boxes.shape[0]), ms.float32)
+    *batch, count, _ = boxes.shape
+    boxes = boxes.reshape(-1, count, 4)
+    rows, columns = ops.arange(count).reshape(-1, 1), ops.arange(count).reshape(1, -1)
+    better = (iou(boxes, boxes) > threshold).astype(ms.float32) * (rows < columns).astype(ms.float32)
+    kept = ops.ones((boxes.shape[0], 1, count), ms.float32)
     for _ in range(rounds):
-        kept = (ops.MatMul()(kept, better) < 0.5).astype(ms.float32)
-    return kept.reshape(-1) > 0.5
+        kept = (ops.BatchMatMul()(kept, better) < 0.5).astype(ms.float32)  # (B, N, N): row suppresses column
+    return kept.reshape(*batch, count) > 0.5
 
 
 def apart(boxes: Tensor, groups: Tensor) -> Tensor:
