@@ -22,13 +22,13 @@ class Detections(NamedTuple):
         boxes: (n, 4) float32.
         scores: (n,) float32.
         labels: (n,) int64.
-        masks: of nets with masks what lies in each box.
+        masks: (n, 28, 28) float32, the probability that a part of the box is the object; None of nets without masks.
     """
 
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
-    masks: np.ndarray | None = None  # (n, 28, 28) float32 probabilities
+    masks: np.ndarray | None = None
 
 
 def detections_in(outputs: Mapping[str, np.ndarray], sizes: Sequence[tuple[int, int]]) -> list[Detections]:

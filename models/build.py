@@ -71,11 +71,27 @@ def read(args: Namespace, *, exported: bool = False) -> tuple[config.Config, Che
 
 
 # --------------------------------------------------------------------------------------------------- configurations
+# Where the recipe of a model may be, and what follows its name.
+RECIPES = (
+    *(("classification", ending) for ending in ("_imagenet", "")),
+    *(("detection", ending) for ending in ("_1x", "_3x", "")),
+)
+
+
 def config_of_model(name: str, overrides: Sequence[str] = ()) -> config.Config:
-    """The recipe of a model, which says how its pictures are prepared; of one without recipe the defaults."""
-    for file in (CONFIGS / "classification" / f"{name}{ending}.yaml" for ending in ("_imagenet", "")):
+    """The recipe of a model, which says how its pictures are prepared; of one without recipe the defaults.
+
+    Raises:
+        UserError: unknown model.
+    """
+    for folder, ending in RECIPES:
+        file = CONFIGS / folder / f"{name}{ending}.yaml"
         if file.is_file():
             return config.load(file, overrides)
+    from .registry import model_task
+
+    if model_task(name) == "detection":
+        return config.load(CONFIGS / "base" / "coco.yaml", [f"model.name={name}", f"run_dir=runs/{name}", *overrides])
     return config.for_model(name, overrides)
 
 

@@ -106,20 +106,6 @@ def load_torch_state(net: nn.Cell, state: Mapping[str, np.ndarray], *, drop_head
     return dropped
 
 
-def translated(net: nn.Cell, state: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-    """A state dict in which the official names of a backbone are those of ours, wherever in ``net`` it stands.
-
-    A backbone translates its own names, without a prefix; a bare operator may do so too.
-    """
-    prefix, backbone = layout(net)[:2]
-    translator = backbone if prefix else net
-    if not hasattr(translator, "translate_official"):
-        return state
-    inside = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
-    around = {name: value for name, value in state.items() if not name.startswith(prefix)}
-    return {**{prefix + name: value for name, value in translator.translate_official(inside).items()}, **around}
-
-
 # Where a state dict shows how many classes it is for: rows for each, and rows for background.
 CLASS_ROWS = {
     "fc.weight": (1, 0),

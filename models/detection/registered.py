@@ -1,7 +1,7 @@
 """The detectors of the paper's Tables 3 and 4, and small ones for generated shapes: every name, and what it is made of.
 
-Keyword arguments go to the detector (``channels``, ``stacked``) or, all others, to its backbone (``drop_path_rate``,
-``shift``, ``mix``, ...).
+Keyword arguments go to the detector (``channels``, ``stacked``, ``num_proposals``, ...) or, all others, to its backbone
+(``drop_path_rate``, ``shift``, ``mix``, ...).
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from ..pvt import acmix_pvt_small, acmix_pvt_tiny, pvt_large, pvt_small, pvt_tin
 from ..registry import CLASSES, UnknownArgument, register_model, split_arguments
 from ..resnet import acmix_resnet26, acmix_resnet38, acmix_resnet50, operator_resnet, plain_resnet, resnet50
 from ..san import acmix_san19, san19
+from ..swin import acmix_swin_small, acmix_swin_tiny, swin_small, swin_tiny
 from .base import Detector
+from .mask_rcnn import CascadeMaskRCNN, MaskRCNN
 from .retinanet import RetinaNet
 
 # For images of about 128x128; with the usual stem, so that there are maps of strides 8, 16 and 32.
@@ -33,6 +35,9 @@ def acmix_resnet_shapes(num_classes: int, **kwargs):
 
 # Kind of detector, its backbones by the ends of their names, and what differs from mmdetection's settings.
 SMALL = {"channels": 64, "stacked": 2}
+SMALL_REGIONS = {"channels": 32, "hidden": 64, "mask_channels": 32, "num_proposals": 128, "num_candidates": (256, 128)}
+SMALL_REGIONS.update(num_anchors=64, num_sampled=64, max_objects=8)
+SWINS = (swin_tiny, swin_small, acmix_swin_tiny, acmix_swin_small)
 DETECTORS: tuple[tuple[str, type[Detector], tuple[Callable, ...], dict], ...] = (
     (
         "retinanet",
@@ -44,13 +49,36 @@ DETECTORS: tuple[tuple[str, type[Detector], tuple[Callable, ...], dict], ...] = 
         {},
     ),
     ("retinanet", RetinaNet, (resnet_shapes, acmix_resnet_shapes), SMALL),
+    ("mask_rcnn", MaskRCNN, (resnet50, *SWINS), {}),
+    ("mask_rcnn", MaskRCNN, (acmix_resnet_shapes,), SMALL_REGIONS),
+    ("cascade_mask_rcnn", CascadeMaskRCNN, SWINS, {}),
+    ("cascade_mask_rcnn", CascadeMaskRCNN, (acmix_resnet_shapes,), {**SMALL_REGIONS, "box_channels": 32}),
 )
+# What makes a detector what it is: not for the caller to say.
+FIXED = ("backbone", "further", "low_quality", "giou", "rpn_border", "rpn_beta")
 
 
 def own_arguments(kind: type[Detector]) -> tuple[str, ...]:
     """Names of the keyword arguments of a detector, beside those of its backbone."""
-    found = inspect.signature(kind.__init__).parameters.values()
-    return tuple(each.name for each in found if each.kind is inspect.Parameter.KEYWORD_ONLY)
+    return tuple(dict.fromkeys(name for taker in _takers(kind) for name in _keywords(taker) if name not in FIXED))
+
+
+def _takers(kind: type[Detector]) -> tuple[type, ...]:
+    """Whose arguments those of a detector are: its own, and those of what it is derived from."""
+    further = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in _parameters(kind))
+    return (kind, kind.__base__) if further else (kind,)
+
+
+def _parameters(taker: type) -> list[inspect.Parameter]:
+    return [each for name, each in inspect.signature(taker.__init__).parameters.items() if name != "self"]
+
+
+def _keywords(taker: type) -> list[str]:
+    return [
+        each.name
+        for each in _parameters(taker)
+        if each.default is not inspect.Parameter.empty and each.name != "num_classes"
+    ]
 
 
 def build(kind: type[Detector], backbone: Callable, settings: dict, num_classes: int, kwargs: dict) -> Detector:
@@ -60,7 +88,7 @@ def build(kind: type[Detector], backbone: Callable, settings: dict, num_classes:
         UserError: an argument that neither takes, or a value that cannot be right.
     """
     own = own_arguments(kind)
-    mine, _ = split_arguments({k: v for k, v in kwargs.items() if k in own}, kind, without=("backbone",))
+    parts = split_arguments({k: v for k, v in kwargs.items() if k in own}, *_takers(kind), without=FIXED)
     rest = {name: value for name, value in kwargs.items() if name not in own}
     if "features_only" in rest:
         raise UnknownArgument("features_only", rest["features_only"], own)
@@ -69,7 +97,7 @@ def build(kind: type[Detector], backbone: Callable, settings: dict, num_classes:
     except UnknownArgument as error:
         known = {*own, *error.known} - {"features_only"}
         raise UnknownArgument(error.name, error.value, known) from error
-    return kind(net, num_classes, **{**settings, **mine})
+    return kind(net, num_classes, **{**settings, **parts[0], **parts[1]})
 
 
 def _builder(name: str, kind: type[Detector], backbone: Callable, settings: dict) -> Callable[..., Detector]:

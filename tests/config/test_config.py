@@ -11,6 +11,7 @@ from acmix_ms.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((ROOT / "configs" / "classification").glob("*.yaml"))
+DETECTION = sorted((ROOT / "configs" / "detection").glob("*.yaml"))
 
 
 @pytest.fixture
