@@ -99,7 +99,8 @@ def sample(
 def mask_targets(bits: Tensor, width: int, boxes: Tensor, objects: Tensor, size: int = 28) -> Tensor:
     """What the masks of boxes should be: (B, P, size, size) float32, 0 and 1, as mmdetection makes them of bitmaps.
 
-    `roi_align.align_any` of each object's mask in its box; where at least a half of a bin is covered, it is 1.
+    RoIAlign of each object's mask in its box, with as many points as that is large; where at least a half of a bin is
+    covered, it is 1.
 
     Args:
         bits: (B, G, H, W/8) uint8, masks of objects as `numpy.packbits` packs their rows.
@@ -112,9 +113,9 @@ def mask_targets(bits: Tensor, width: int, boxes: Tensor, objects: Tensor, size:
     masks = masks.astype(ms.float32)
     boxes = boxes.reshape(-1, 4)
     start, sides = boxes[:, :2] - 0.5, boxes[:, 2:] - boxes[:, :2]
-    columns = shares(start[:, 0], sides[:, 0], size, width, rows=packed * BITS)
+    columns = shares(start[:, 0], sides[:, 0], size, width, packed * BITS)
     columns = columns.reshape(batch * count, size, packed, BITS)
-    rows = shares(start[:, 1], sides[:, 1], size, height)  # (B*P, size, H)
+    rows = shares(start[:, 1], sides[:, 1], size, height, height)  # (B*P, size, H)
     total = 0
     for bit in range(BITS):  # the first column of eight is the highest bit
         place = 2.0 ** (BITS - 1 - bit)

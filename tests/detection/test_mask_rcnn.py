@@ -8,6 +8,7 @@ import pytest
 from mindspore import Tensor
 
 from acmix_ms import runtime
+from acmix_ms.objects import Objects
 from models import create_model
 from models.detection import roi_losses, rpn, sampling
 from models.detection.mask_rcnn import CascadeMaskRCNN, MaskRCNN
@@ -141,3 +142,19 @@ def test_a_net_is_mmdetections(vectors, build, name):
     if cascade:
         shares = sum(1 / (1 + np.exp(-logits.asnumpy())) for logits in masks) / 3
         check(file, "fixed_mask_mean_sigmoid", shares)
+
+
+# --------------------------------------------------------------------------------------------------------- small ones
+CANVAS, SIZE = (64, 96), (56, 90)
+SMALL = {
+    "channels": 8, "hidden": 16, "mask_channels": 8, "num_proposals": 24, "num_candidates": (32, 32),
+    "num_anchors": 32, "num_sampled": 16, "max_objects": 4,
+}  # fmt: skip
+
+
+def small(build, **further):
+    backbone = create_model("resnet_digits", features_only=True, channels=4)
+    backbone.feature_strides = (4, 8, 16, 32)
+    if build is CascadeMaskRCNN:
+        further = {"box_channels": 8, **further}
+    return build(backbone, 3, **{**SMALL, **further})

@@ -26,12 +26,16 @@ def test_roi_align(vectors, form, samples, size):
     """With boxes outside of the map and across its border, small and large ones; and its gradient."""
     runtime.start("CPU", "graph")
     file = vectors("dense/roi_align")
-    align, stride = getattr(roi_align, form), int(1 / file["spatial_scale"])
+    stride = int(1 / file["spatial_scale"])
     expected = file[f"out_{size}_sr{samples}"]
     weight, rois = Tensor(drawn(file[f"grad_output_seed_{size}"], expected.shape)), Tensor(file["rois"])
+    first = ops.zeros((len(file["rois"]),), ms.int32)
 
     def total(x):
-        found = align(x, rois, stride, size, samples)
+        if form == "align":
+            found = roi_align.align(x, rois, stride, size, samples)
+        else:
+            found = roi_align.align_any((x,), rois, first, (stride,), size, samples)
         return (found * weight).sum(), found
 
     (_, found), gradient = ms.value_and_grad(total, has_aux=True)(Tensor(file["feat"]))
