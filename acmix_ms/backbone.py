@@ -20,7 +20,8 @@ class Backbone(nn.Cell):
     Attributes:
         features_only: `construct` gives a tuple of maps (B, C, h, w) instead of logits.
         feature_strides, feature_channels: of those maps, the finest first.
-        head_names: first parts of the names of parameters that another ``num_classes`` or ``features_only`` changes.
+        head_names: first parts of the names of parameters that another ``num_classes`` or ``features_only`` changes. A
+            larger net may have such names of its own, which count instead.
         stages: parameters by depth, first the stem, then the stages. Each is a tuple of layers, and each layer a tuple
             of prefixes of names. What no layer names (the last norm, the classifier) comes after all of them.
         position_tables: which parameters are position embeddings (1, tokens + s*s, C), each with its class tokens.
@@ -61,7 +62,7 @@ def layout(net: nn.Cell) -> Layout:
             return Layout(
                 prefix,
                 cell,
-                tuple(prefix + head for head in cell.head_names),
+                getattr(net, "head_names", ()) or tuple(prefix + head for head in cell.head_names),
                 tuple(tuple(tuple(prefix + part for part in layer) for layer in stage) for stage in cell.stages),
                 {prefix + table: tokens for table, tokens in cell.position_tables.items()},
             )

@@ -5,7 +5,7 @@ Boxes are (x1, y1, x2, y2) in pixels. The order of decisions is mmdetection's, a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,13 +22,27 @@ class Detections(NamedTuple):
         boxes: (n, 4) float32.
         scores: (n,) float32.
         labels: (n,) int64.
-        masks: (n, 28, 28) float32, the probability that a part of the box is the object; None of nets without masks.
+        masks: of nets with masks what lies in each box.
     """
 
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
-    masks: np.ndarray | None = None
+    masks: np.ndarray | None = None  # (n, 28, 28) float32 probabilities
+
+
+def detections_in(outputs: Mapping[str, np.ndarray], sizes: Sequence[tuple[int, int]]) -> list[Detections]:
+    """Those of each image in what an exported detector gives: ``boxes``, ``scores``, ``labels`` and perhaps ``masks``,
+    with label -1 in places that are empty; boxes are clipped to the (height, width) of the image.
+    """
+    found = []
+    for number, (height, width) in enumerate(sizes):
+        there = outputs["labels"][number] >= 0
+        boxes = np.clip(outputs["boxes"][number][there], 0, np.asarray([width, height] * 2, np.float32))
+        labels = outputs["labels"][number][there].astype(np.int64)
+        masks = outputs["masks"][number][there] if "masks" in outputs else None
+        found.append(Detections(boxes, outputs["scores"][number][there], labels, masks))
+    return found
 
 
 def decode(
@@ -225,3 +239,40 @@ def _selected(boxes, scores, labels, iou_threshold: float, count: int) -> Detect
     boxes, scores, labels = boxes[there], scores[there], labels[there]
     kept = batched_nms(boxes, scores, labels, iou_threshold)[:count]
     return Detections(boxes[kept], scores[kept], labels[kept])
+
+
+def paste_masks(masks: np.ndarray, boxes: np.ndarray, height: int, width: int, threshold: float = 0.5) -> np.ndarray:
+    """Masks of boxes in their picture: (n, 28, 28) probabilities, (n, 4) boxes -> (n, height, width) bool."""
+    found = np.zeros((len(masks), height, width), bool)
+    for target, mask, box in zip(found, masks, boxes):
+        target[:] = paste_mask(mask, box, height, width, threshold)
+    return found
+
+
+def paste_mask(mask: np.ndarray, box: np.ndarray, height: int, width: int, threshold: float = 0.5) -> np.ndarray:
+    """One of `paste_masks`: (28, 28), (4,) -> (height, width) bool, column after column in memory as COCO encodes it.
+
+    mmdetection's rule: the mask is stretched over its box, with zeros around it, read bilinearly at the middles of the
+    pixels, and what reaches ``threshold`` belongs to the object. A box without an area has no pixels.
+    """
+    found = np.zeros((width, height), bool)
+    x1, y1, x2, y2 = map(float, box)
+    if not (x2 > x1 and y2 > y1):
+        return found.T
+    rows, down = _stretch(y1, y2, mask.shape[0], height)
+    columns, across = _stretch(x1, x2, mask.shape[1], width)
+    found[columns, rows] = across @ mask.astype(np.float32).T @ down.T >= threshold
+    return found.T
+
+
+def _stretch(start: float, end: float, cells: int, pixels: int) -> tuple[slice, np.ndarray]:
+    """Which pixels of a row of ``pixels`` a mask's row of ``cells`` reaches when it is stretched from start to end, and
+    how much of each cell is in them, (reached, cells) float32.
+    """
+    fade = (end - start) / (2 * cells)  # so far beyond its box the last cell counts, ever less
+    first = min(max(int(np.floor(start - fade)), 0), pixels)
+    reached = slice(first, max(first, min(int(np.ceil(end + fade)), pixels)))
+    middles = np.arange(reached.start, reached.stop) + 0.5
+    places = (middles - start) / (end - start) * cells - 0.5
+    weights = np.clip(1 - np.abs(places[:, None] - np.arange(cells)), 0, None)
+    return reached, weights.astype(np.float32)

@@ -112,9 +112,10 @@ def check_prediction(args: Namespace) -> Namespace:
             "--predict measures nothing: leave out --file, --table5, --table7, --rows, --against and --mode"
         )
     find_device(args.predict, runs.PREDICTED_PRECISION)
+    known = list_models(task="classification")
     for name in args.model or ():
-        if name not in list_models():
-            raise UserError(f"--model {name}: {closest(name, list_models())}")
+        if name not in known:
+            raise UserError(f"--model {name}: {closest(name, known)}")
     args.image_size = args.image_size or runs.one_size(args.model or runs.PREDICTED)
     return args
 

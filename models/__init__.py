@@ -1,4 +1,4 @@
-"""Model zoo: every backbone of the paper beside its plain baseline."""
+"""Model zoo: every backbone and detector of the paper beside its plain baseline."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .registry import create_model, list_models, register_model
+    from .registry import create_model, list_models, model_task, register_model
 
-__all__ = ["create_model", "list_models", "register_model"]
+__all__ = ["create_model", "list_models", "model_task", "register_model"]
 
 if __name__ == "models":  # imported in the root of a checkout: acmix_ms/checkout.py
     sys.modules[__name__] = importlib.import_module("acmix_ms.models")

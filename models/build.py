@@ -115,11 +115,13 @@ def create(cfg: config.Config, num_classes: int) -> nn.Cell:
     """The net that a configuration describes, with random weights.
 
     Raises:
-        UserError: unknown model, or arguments that it does not take; another task than classification.
+        UserError: unknown model, arguments that it does not take, or a model for another task.
     """
-    config.require_task(cfg, "classification")
-    from .registry import create_model
+    from .registry import create_model, model_task
 
+    task = model_task(cfg.model.name)
+    if task != cfg.task:
+        raise UserError(f"task={cfg.task}: {cfg.model.name} is for {task}; give task={task}, or another model.name")
     return create_model(cfg.model.name, num_classes=num_classes, **cfg.model.kwargs)
 
 

@@ -58,17 +58,6 @@ def _as_weights(name: str, value: np.ndarray) -> np.ndarray:
     return value
 
 
-def _translated(net: nn.Cell, state: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-    """The state with our names, which each Cell with a ``translate_official`` gives to its own part of it."""
-    for name, cell in net.cells_and_names():
-        if hasattr(cell, "translate_official"):
-            prefix = f"{name}." if name else ""
-            own = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
-            others = {key: value for key, value in state.items() if not key.startswith(prefix)}
-            state = {**others, **{prefix + key: value for key, value in cell.translate_official(own).items()}}
-    return state
-
-
 def load_torch_state(net: nn.Cell, state: Mapping[str, np.ndarray], *, drop_head: bool = False) -> list[str]:
     """Load an official PyTorch state dict into a model of this zoo or into a bare `ACmix` / `WindowACmix`.
 
@@ -76,11 +65,11 @@ def load_torch_state(net: nn.Cell, state: Mapping[str, np.ndarray], *, drop_head
 
     Args:
         net: the Cell.
-        state: official names -> arrays (ACmix-ResNet, ACmix-Swin, torchvision ResNet, official Swin, mmdetection's
-            detectors on them, or the official operator's own names for a bare Cell). Buffers that our Cells compute
-            themselves are ignored.
-        drop_head: leave the classifier as it is where the state has none that fits (another ``num_classes``, or
-            ``features_only=True``); what is left out is logged.
+        state: official names -> arrays (ACmix-ResNet, ACmix-Swin, torchvision ResNet, official Swin, mmdetection for a
+            detector, with the official backbone's names within, or the official operator's own names for a bare
+            Cell). Buffers that our Cells compute themselves are ignored.
+        drop_head: leave the classifier, of a detector what depends on ``num_classes``, as it is where the state has
+            none that fits (another ``num_classes``, or ``features_only=True``); what is left out is logged.
 
     Returns:
         Names (official) that were dropped or stay as initialised because of ``drop_head``.
@@ -89,7 +78,7 @@ def load_torch_state(net: nn.Cell, state: Mapping[str, np.ndarray], *, drop_head
         UserError: (a ValueError) missing, unexpected and mis-shaped keys, listed; a key whose values are complex, nan
             or infinite.
     """
-    state = _translated(net, state)
+    state = translated(net, state)
     parameters = {torch_name(p.name): p for p in net.get_parameters()}
     arrays = {name: np.asarray(value) for name, value in state.items() if name.rpartition(".")[2] not in BUFFERS}
     missing = [name for name in parameters if name not in arrays]
@@ -115,6 +104,39 @@ def load_torch_state(net: nn.Cell, state: Mapping[str, np.ndarray], *, drop_head
     for name, value in taken.items():
         runtime.assign(parameters[name], value)
     return dropped
+
+
+def translated(net: nn.Cell, state: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """A state dict in which the official names of a backbone are those of ours, wherever in ``net`` it stands.
+
+    A backbone translates its own names, without a prefix; a bare operator may do so too.
+    """
+    prefix, backbone = layout(net)[:2]
+    translator = backbone if prefix else net
+    if not hasattr(translator, "translate_official"):
+        return state
+    inside = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
+    around = {name: value for name, value in state.items() if not name.startswith(prefix)}
+    return {**{prefix + name: value for name, value in translator.translate_official(inside).items()}, **around}
+
+
+# Where a state dict shows how many classes it is for: rows for each, and rows for background.
+CLASS_ROWS = {
+    "fc.weight": (1, 0),
+    "head.weight": (1, 0),
+    "bbox_head.retina_cls.weight": (9, 0),  # one for each anchor
+    "roi_head.bbox_head.fc_cls.weight": (1, 1),
+    "roi_head.bbox_head.0.fc_cls.weight": (1, 1),  # of a cascade the first stage
+}
+
+
+def count_classes(state: Mapping[str, np.ndarray]) -> int | None:
+    """How many classes an official state dict is for; None where nothing tells."""
+    for name, (each, background) in CLASS_ROWS.items():
+        if name in state:
+            rows = len(state[name]) - background
+            return rows // each if rows > 0 and rows % each == 0 else None
+    return None
 
 
 # ------------------------------------------------------------------------------------------------- create_model(...)

@@ -1,13 +1,14 @@
-"""The model registry: every backbone is a function that builds a Cell, found by name."""
+"""The model registry: every classifier and detector is a function that builds a Cell, found by name."""
 
 from __future__ import annotations
 
 import fnmatch
+import functools
 import inspect
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from mindspore import nn
 
@@ -15,31 +16,75 @@ from acmix_ms.errors import UserError, closest
 
 from . import manifest
 
+# Classes of a model that is asked for without their number: of ImageNet and of COCO.
+CLASSES = {"classification": 1000, "detection": 80}
+
 _BUILDERS: dict[str, Callable[..., nn.Cell]] = {}
+_TASKS: dict[str, str] = {}  # of those that are no classifiers
 
 
 def import_families() -> None:
     """Know all models: a family registers its own when it is imported."""
     from . import competitors, deit, pvt, resnet, san, swin  # noqa: F401
+    from .detection import registered  # noqa: F401
 
 
-def register_model(builder: Callable[..., nn.Cell]) -> Callable[..., nn.Cell]:
-    """Decorator: make ``builder(num_classes=1000, **kwargs) -> Cell`` available under its function name."""
+def register_model(
+    builder: Callable[..., nn.Cell] | None = None, *, task: str = "classification"
+) -> Callable[..., nn.Cell]:
+    """Decorator: make ``builder(num_classes=..., **kwargs) -> Cell`` available under its function name.
+
+    ``@register_model`` alone is for classifiers, ``@register_model(task="detection")`` for detectors.
+    """
+    if task not in CLASSES:
+        raise ValueError(f"register_model: task={task!r}: choose from {', '.join(CLASSES)}")
+    if builder is None:
+        return functools.partial(register_model, task=task)
     name = builder.__name__
     if name in _BUILDERS:
         raise ValueError(f"register_model: {name!r} is registered already, by {_BUILDERS[name].__module__}")
     _BUILDERS[name] = builder
+    if task != "classification":
+        _TASKS[name] = task
     return builder
 
 
-def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
+def list_models(pattern: str = "*", *, task: str | None = None, pretrained: bool = False) -> list[str]:
     """Registered names that match an fnmatch ``pattern`` such as ``"acmix_*"``, sorted.
 
-    With ``pretrained`` only those of which weights were released: see ``docs/weights.md``.
+    Args:
+        pattern: of the names.
+        task: only models for it, ``"classification"`` or ``"detection"``; all of them where it is None.
+        pretrained: only those of which weights were released: see ``docs/weights.md``.
+
+    Raises:
+        UserError: unknown task.
     """
+    if task is not None and task not in CLASSES:
+        raise UserError(f"task={task!r}: {closest(str(task), CLASSES)}")
     import_families()
-    names = sorted(fnmatch.filter(_BUILDERS, pattern))
+    names = [name for name in sorted(fnmatch.filter(_BUILDERS, pattern)) if task in (None, _task(name))]
     return [name for name in names if manifest.releases(name)] if pretrained else names
+
+
+def model_task(name: str) -> str:
+    """What a registered model is for: ``"classification"`` or ``"detection"``.
+
+    Raises:
+        UserError: unknown name (the nearest ones are listed).
+    """
+    _require(name)
+    return _task(name)
+
+
+def _task(name: str) -> str:
+    return _TASKS.get(name, "classification")
+
+
+def _require(name: str) -> None:
+    import_families()
+    if name not in _BUILDERS:
+        raise UserError(f"unknown model {name!r}: {closest(name, _BUILDERS)}")
 
 
 def create_model(
@@ -49,7 +94,8 @@ def create_model(
 
     Args:
         name: one of `list_models()`.
-        num_classes: size of the classifier, at least 1. By default that of the pretrained weights, or 1000.
+        num_classes: size of the classifier, or kinds of objects of a detector, at least 1. By default that of the
+            pretrained weights, or 1000, of a detector 80.
         pretrained: weights to start from: a ``.ckpt`` or ``.safetensors`` file of this project, or True for official
             ones that `scripts/convert_torch.py` has converted (nothing is downloaded). A classifier of another size
             stays as it was drawn, which a warning says; position tables of another size are resized.
@@ -59,17 +105,15 @@ def create_model(
         UserError: unknown name (the nearest ones are listed), an argument the model does not take, or weights that
             are not there or do not fit.
     """
-    import_families()
-    if name not in _BUILDERS:
-        raise UserError(f"unknown model {name!r}: {closest(name, _BUILDERS)}")
+    _require(name)
     if num_classes is not None and (not isinstance(num_classes, int) or num_classes < 1):
         raise UserError(f"num_classes={num_classes!r}: give an integer of at least 1")
     if not pretrained:
-        return _build(name, num_classes or 1000, kwargs)
+        return _build(name, num_classes or CLASSES[_task(name)], kwargs)
     from .pretrained import read_pretrained, take_over  # the engine, which plain models do not need
 
     saved, path = read_pretrained(name, pretrained)
-    net = _build(name, num_classes or saved.meta.get("num_classes") or 1000, kwargs)
+    net = _build(name, num_classes or saved.meta.get("num_classes") or CLASSES[_task(name)], kwargs)
     take_over(net, saved, path)
     return net
 
@@ -85,6 +129,14 @@ def _build(name: str, num_classes: int, kwargs: dict) -> nn.Cell:
         raise
 
 
+class UnknownArgument(UserError):
+    """A keyword argument that a model does not take; ``known`` are those that it takes."""
+
+    def __init__(self, name: str, value: object, known: Iterable[str]):
+        super().__init__(f"does not take this argument: {name}={value!r}; it takes {', '.join(sorted(known))}")
+        self.name, self.value, self.known = name, value, frozenset(known)
+
+
 def split_arguments(
     given: Mapping[str, object], net: type, operator: type | None = None, *, without: tuple[str, ...] = ()
 ) -> tuple[dict, dict]:
@@ -97,7 +149,7 @@ def split_arguments(
         without: arguments of theirs that the model itself sets.
 
     Raises:
-        UserError: an unknown name, with all that there are; a value that cannot be of the annotated kind.
+        UserError: an unknown name (`UnknownArgument`); a value that cannot be of the annotated kind.
     """
     takers = [
         {
@@ -113,8 +165,7 @@ def split_arguments(
     for name, value in given.items():
         place = next((i for i, taker in enumerate(takers) if name in taker), None)
         if place is None:
-            known = ", ".join(sorted({known for taker in takers for known in taker}))
-            raise UserError(f"does not take this argument: {name}={value!r}; it takes {known}")
+            raise UnknownArgument(name, value, {known for taker in takers for known in taker})
         wanted = _wanted(name, value, takers[place][name])
         if wanted:
             raise UserError(f"{name}={value!r}: give {wanted}")

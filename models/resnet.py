@@ -130,7 +130,8 @@ DEPTHS = {26: (1, 2, 4, 1), 38: (2, 3, 5, 2), 50: (3, 4, 6, 3)}
 DIGITS = {"depths": (1, 1, 1, 1), "widths": (16, 32, 64, 128), "stem": "small"}
 
 
-def _resnet(num_classes: int, net: dict, **kwargs) -> ResNet:
+def plain_resnet(num_classes: int, net: dict, **kwargs) -> ResNet:
+    """A ResNet with 3x3 convolutions; ``net`` are the arguments that make the model what it is."""
     options, _ = split_arguments(kwargs, ResNet, without=tuple(net))
     return ResNet(num_classes=num_classes, **net, **options)
 
@@ -154,25 +155,25 @@ OWN = ("depths", "stride", "operator", "widths", "spatial_widths", "stem")
 @register_model
 def resnet26(num_classes: int = 1000, **kwargs) -> ResNet:
     """Plain ResNet-26: 13.7M parameters, 2.3G multiply-adds at 224."""
-    return _resnet(num_classes, {"depths": DEPTHS[26]}, **kwargs)
+    return plain_resnet(num_classes, {"depths": DEPTHS[26]}, **kwargs)
 
 
 @register_model
 def resnet38(num_classes: int = 1000, **kwargs) -> ResNet:
     """Plain ResNet-38: 19.6M parameters, 3.2G multiply-adds at 224."""
-    return _resnet(num_classes, {"depths": DEPTHS[38]}, **kwargs)
+    return plain_resnet(num_classes, {"depths": DEPTHS[38]}, **kwargs)
 
 
 @register_model
 def resnet50(num_classes: int = 1000, **kwargs) -> ResNet:
     """Plain ResNet-50: 25.6M parameters, 4.1G multiply-adds at 224."""
-    return _resnet(num_classes, {"depths": DEPTHS[50]}, **kwargs)
+    return plain_resnet(num_classes, {"depths": DEPTHS[50]}, **kwargs)
 
 
 @register_model
 def resnet_digits(num_classes: int = 1000, **kwargs) -> ResNet:
     """Plain twin of `acmix_resnet_digits`."""
-    return _resnet(num_classes, DIGITS, **kwargs)
+    return plain_resnet(num_classes, DIGITS, **kwargs)
 
 
 @register_model

@@ -78,7 +78,8 @@ def other_models() -> list[str]:
     from acmix_ms.analysis import tables
     from models import list_models
 
-    names = [name for name in list_models() if name not in tables.needed() and not name.endswith("_digits")]
+    names = list_models(task="classification")
+    names = [name for name in names if name not in tables.needed() and not name.endswith("_digits")]
     return sorted(names, key=lambda name: (name.removeprefix("acmix_"), name.startswith("acmix_")))  # twins together
 
 

@@ -1,5 +1,7 @@
 """Convert official PyTorch weights: ``python scripts/convert_torch.py --model swin_tiny --input FILE.pth``.
 
+Of a detector the file is mmdetection's: ``--model retinanet_pvt_tiny --input epoch_12.pth``.
+
 Without ``--output`` they go where ``create_model("swin_tiny", pretrained=True)`` looks. ``--list`` tells what was
 released for which model.
 """
@@ -20,7 +22,6 @@ from acmix_ms.arguments import ArgumentParser, positive_int
 from acmix_ms.errors import UserError, run_cli
 from acmix_ms.files import sync
 
-CLASSIFIERS = ("fc.weight", "head.weight")
 ENDINGS = (".ckpt", ".safetensors")
 
 
@@ -30,14 +31,14 @@ def convert(model: str, source: Path, output: Path, *, num_classes: int | None, 
     Raises:
         UserError: a file or a state dict that cannot serve, or an output that cannot be written.
     """
-    from models import create_model, torch_files
-    from models.pretrained import load_torch_state
+    from models import create_model, model_task, torch_files
+    from models.pretrained import count_classes, load_torch_state
+    from models.registry import CLASSES
 
     digest = torch_files.check_sha256(source, refuse=check)
     state = torch_files.read_state(source)
     runtime.start("CPU")
-    sizes = [len(state[name]) for name in CLASSIFIERS if name in state]
-    num_classes = num_classes or (sizes[0] if sizes else 1000)
+    num_classes = num_classes or count_classes(state) or CLASSES[model_task(model)]
     net = create_model(model, num_classes=num_classes)
     load_torch_state(net, state, drop_head=drop_head)
     meta = {"model": model, "num_classes": num_classes, "source": source.name, "source_sha256": digest}
@@ -78,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
         "--output", type=Path, metavar="FILE", help=".ckpt or .safetensors; default: where pretrained=True looks"
     )
     parser.add_argument("--num-classes", type=positive_int, metavar="N", help="default: of the weights")
-    parser.add_argument("--drop-head", action="store_true", help="leave out a classifier of another size")
+    parser.add_argument("--drop-head", action="store_true", help="leave out what is for another number of classes")
     parser.add_argument("--force", action="store_true", help="replace an existing output")
     parser.add_flag("check", help="compare the sha256 with that of the released file, where it is known (default)")
     args = parser.parse_args(argv)

@@ -69,10 +69,11 @@ def parse(argv: list[str] | None) -> Namespace:
         args.json = writable_file(args.json, "--json")
     from models import list_models
 
-    args.models = list(dict.fromkeys(args.models or list_models()))
+    known = list_models(task="classification")
+    args.models = list(dict.fromkeys(args.models or known))
     for name in args.models:
-        if name not in list_models():
-            raise UserError(f"--models {name}: {closest(name, list_models())}")
+        if name not in known:
+            raise UserError(f"--models {name}: {closest(name, known)}")
     return args
 
 

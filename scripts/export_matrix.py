@@ -1,4 +1,4 @@
-"""Export every model in every format that can be made here, and write down how far the files lie from the nets.
+"""Export every classifier in every format that can be made here, and write down how far the files lie from the nets.
 
 ``python scripts/export_matrix.py --write`` takes some minutes for each model; ``--model NAME ...`` does a few anew and
 keeps the others. The table goes to docs/deployment.md, its numbers to docs/deployment.json.
@@ -71,15 +71,16 @@ def with_table(document: str, results: dict[str, dict]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Measure, print, write; 3 if an export failed."""
     parser = ArgumentParser(prog="export_matrix.py", description=__doc__)
-    parser.add_argument("--model", nargs="+", metavar="NAME", help="default: every model")
+    parser.add_argument("--model", nargs="+", metavar="NAME", help="default: every classifier")
     parser.add_argument("--write", action="store_true", help="to docs/; without it the table is printed")
     args = parser.parse_args(argv)
     from models import list_models
 
+    known = list_models(task="classification")
     for name in args.model or ():
-        if name not in list_models():
-            raise UserError(f"--model {name}: {closest(name, list_models())}")
-    names = args.model or list_models()
+        if name not in known:
+            raise UserError(f"--model {name}: {closest(name, known)}")
+    names = args.model or known
     results = read_json(NUMBERS) if NUMBERS.is_file() else {}
     new, start = {}, time.perf_counter()
     for number, name in enumerate(names, 1):

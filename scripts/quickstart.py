@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
 
     heading(2, "evaluate the saved checkpoint on the 355 held-out digits")
     best = folder / run_dir.BEST
-    scores = eval_script.evaluate(cfg, str(best))
+    scores, _ = eval_script.evaluate(cfg, str(best))
     print(f"top-1 {scores['top1']:.2f} %  top-5 {scores['top5']:.2f} %  {scores['count']} images")
 
     heading(3, "export to MINDIR, reload, compare")

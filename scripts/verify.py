@@ -179,7 +179,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "what", nargs="*", metavar="WHAT|key=value", help="models and checkpoints to fuse, with options"
     )
-    parser.add_argument("--all", action="store_true", help="every model")
+    parser.add_argument("--all", action="store_true", help="every classifier")
     parser.add_argument("--image-size", type=positive_int, default=64, metavar="N", help="default 64")
     parser.add_argument(
         "--backend", choices=("CPU", "Ascend", "GPU"), help="its costs choose the forms; default: this one"
@@ -203,7 +203,7 @@ def main(argv: list[str] | None = None) -> int:
     from models import list_models
 
     failed = 0
-    for name in names or list_models():
+    for name in names or list_models(task="classification"):
         line, equal = proof(name, options, args.image_size, args.backend)
         print(line, flush=True)
         failed += not equal

@@ -23,17 +23,19 @@ MAY_IMPORT = {
     "backbone": set(),
     "objects": set(),
     "postprocess": set(),
+    "masks": {"errors", "postprocess"},
     "ops": BASE,
-    "analysis": BASE | {"ops"},
-    "data": BASE | {"config", "files", "objects"},
-    "engine": BASE | {"config", "files", "machine", "ops", "data", "analysis", "backbone", "postprocess"},
+    "analysis": BASE | {"ops", "objects", "postprocess"},
+    "data": BASE | {"config", "files", "objects", "masks"},
+    "engine": BASE | {"config", "files", "machine", "ops", "data", "analysis", "backbone", "postprocess", "masks"},
     "launch": BASE | {"config", "engine"},
-    "deploy": BASE | {"config", "files", "ops", "data", "engine", "postprocess"},
+    "deploy": BASE | {"config", "files", "ops", "data", "engine", "postprocess", "masks"},
 }
 MODELS_MAY_IMPORT = BASE | {"ops", "backbone", "objects", "postprocess"}
 ALSO = {
     "pretrained.py": {"engine"},  # reading, checking and resizing weights is written once, for fine-tuning too
     "torch_files.py": {"files"},  # the sum over a file as well
+    "tasks.py": {"config", "data", "deploy", "engine"},  # what trains and judges a net
     "build.py": {"arguments", "checkout", "config", "data", "deploy", "engine", "files"},  # configuration -> net
 }
 COMMANDS = "commands"  # of acmix_ms they alone may import everything, models as well: they put the parts together

@@ -45,7 +45,12 @@ STYLE = {
 
 
 def plot_curves(
-    csv_path: PathLike, png_path: Target, labels: Mapping[str, str] | None = None, *, higher_is_better: bool = True
+    csv_path: PathLike,
+    png_path: Target,
+    labels: Mapping[str, str] | None = None,
+    *,
+    higher_is_better: bool = True,
+    digits: int = 2,
 ) -> None:
     """Draw a run from its log: losses, metrics and learning rate over the epochs.
 
@@ -56,6 +61,7 @@ def plot_curves(
         png_path: written, together with its folder; or a buffer.
         labels: what metrics are called, by column.
         higher_is_better: of the metric that decides.
+        digits: of it after the point.
 
     Raises:
         UserError: the log has no epoch yet.
@@ -84,7 +90,7 @@ def plot_curves(
         for index, name in enumerate(metrics, 1):
             _line(scores, epochs, series(name), index, labels[name])
         if metrics:
-            best = _best(epochs, series(metrics[0]), higher_is_better)
+            best = _best(epochs, series(metrics[0]), higher_is_better, digits)
             scores.set(title=f"Validation: {labels[metrics[0]]} {best}")
         _line(rate, epochs, series("lr"), 3, "")
         rate.set(title="Learning rate", ylabel="learning rate")
@@ -94,7 +100,7 @@ def plot_curves(
             _whole_numbers(axes, epochs)
         for axes in (loss, scores):
             _legend(axes)
-        _save(figure, png_path)
+        save(figure, png_path)
 
 
 def plot_rates(
@@ -119,7 +125,7 @@ def plot_rates(
         grid = figure.subplots(len(families), 3, squeeze=False)
         for row, (family, runs) in zip(grid, families.items()):
             _rates_row(row, runs, family)
-        _save(figure, png_path)
+        save(figure, png_path)
 
 
 def _rates_row(row: Sequence[Axes], runs: dict[str, list[tuple[float, float]]], family: str) -> None:
@@ -185,7 +191,7 @@ def plot_rate_history(history: Mapping[str, Sequence[tuple[int, float, float]]],
         # So many names as fit beside the plots; of more the first and the last, between which the colours go.
         lines = alpha.get_lines()
         figure.legend(handles=lines if len(lines) <= 12 else [lines[0], lines[-1]], loc="outside right upper")
-        _save(figure, png_path)
+        save(figure, png_path)
 
 
 def plot_ablations(records: Sequence[Mapping], png_path: PathLike, *, titles: Mapping[str, str]) -> None:
@@ -213,7 +219,7 @@ def plot_ablations(records: Sequence[Mapping], png_path: PathLike, *, titles: Ma
             axes.set_axisbelow(True)
             axes.set(title=titles[table], xlabel="top-1 (%), mean ± std; the axis is cut")
             axes.set_xlim(low - margin, min(high + margin, 100.5))
-        _save(figure, png_path)
+        save(figure, png_path)
 
 
 def plot_attention(
@@ -251,7 +257,7 @@ def plot_attention(
             axes.set_title(f"{name}\n{kind}, {heat.shape[0]}x{heat.shape[1]}, up to {heat.max():.2f}", size=7)
         for axes in plots[: len(maps) + 1]:
             axes.plot(pixel[1], pixel[0], marker="+", color=SKY, markersize=9, markeredgewidth=2)
-        _save(figure, png_path)
+        save(figure, png_path)
 
 
 def collect_rates(cell: nn.Cell) -> list[tuple[str, float, float]]:
@@ -284,13 +290,13 @@ def _legend(axes: Axes) -> None:
         axes.legend(loc="best")
 
 
-def _best(epochs: list[int], values: list[float], higher_is_better: bool) -> str:
+def _best(epochs: list[int], values: list[float], higher_is_better: bool, digits: int) -> str:
     """The best value and the first epoch that reached it."""
     known = [(value if higher_is_better else -value, -epoch) for epoch, value in zip(epochs, values) if value == value]
     if not known:
         return "not measured"
     value, epoch = max(known)
-    return f"best {value if higher_is_better else -value:.2f} in epoch {-epoch}"
+    return f"best {value if higher_is_better else -value:.{digits}f} in epoch {-epoch}"
 
 
 def _log_ratio(alpha: float, beta: float) -> float:
@@ -304,7 +310,8 @@ def _whole_numbers(axes: Axes, x: list[int] | range) -> None:
         axes.set_xlim(x[0] - 1, x[0] + 1)
 
 
-def _save(figure: Figure, png_path: Target) -> None:
+def save(figure: Figure, png_path: Target, dpi: int = 120) -> None:
+    """Write a PNG, together with its folder; or into a buffer."""
     if not isinstance(png_path, io.BytesIO):
         Path(png_path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(png_path, dpi=120, format="png")
+    figure.savefig(png_path, dpi=dpi, format="png")

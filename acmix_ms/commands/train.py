@@ -19,39 +19,41 @@ def main(argv: list[str] | None = None) -> None:
 
 def train(cfg: config.Config) -> dict:
     """Train as ``cfg`` says; returns what `acmix_ms.engine.trainer.Trainer.fit` returns, and ``params``."""
-    config.require_task(cfg, "classification")
-    if _initial(cfg):
-        require_checkpoint(cfg.model.init_checkpoint)
+    config.require_task(cfg, *config.TASKS)
+    for path in _initial(cfg).values():
+        require_checkpoint(path)
     events.require(cfg.train.events and runtime.leads())
     with run_dir.opened(cfg.run_dir, resume=cfg.train.resume, wanted=runtime.leads()):
         return _train(cfg)
 
 
-def _initial(cfg: config.Config) -> str | None:
-    """The weights to start from. A run that goes on has its own, and the others of a group get those of rank 0."""
+def _initial(cfg: config.Config) -> dict[str, str]:
+    """The weights to start from, by their keys. A run that goes on has its own, and the others of a group get those of
+    rank 0.
+    """
     begins = runtime.leads() and not run_dir.goes_on(cfg.run_dir, resume=cfg.train.resume)
-    return cfg.model.init_checkpoint if begins else None
+    given = {"init_checkpoint": cfg.model.init_checkpoint, "backbone_checkpoint": cfg.model.backbone_checkpoint}
+    return {key: path for key, path in given.items() if path and begins}
 
 
 def _train(cfg: config.Config) -> dict:
     device = runtime.start_for(cfg)
 
-    from acmix_ms.data import create_loader  # MindSpore takes seconds to import: after what may be wrong before it
+    # MindSpore takes seconds to import: after what may be wrong before it.
     from acmix_ms.engine import finetune, parallel
     from acmix_ms.engine.trainer import Trainer
-    from acmix_ms.models import build
+    from acmix_ms.models import tasks
 
-    part = {"rank": runtime.rank(), "size": runtime.world_size(), "seed": cfg.seed}
-    loaders = [create_loader(cfg.data, split, **part) for split in ("train", "val")]
-    num_classes = loaders[0].require_classes(cfg.model.num_classes)
-    net = build.create(cfg, num_classes)
-    if _initial(cfg):
-        finetune.load_initial_weights(net, cfg.model.init_checkpoint)
+    task = tasks.build_task(cfg, rank=runtime.rank(), size=runtime.world_size())
+    load = {"init_checkpoint": finetune.load_initial_weights, "backbone_checkpoint": finetune.load_backbone_weights}
+    for key, path in _initial(cfg).items():
+        load[key](task.net, path)
     if cfg.train.sync_bn:
-        parallel.synchronise_norms(net)
-    params = sum(parameter.size for parameter in net.trainable_params())
-    print(f"{cfg.model.name}: {params:,} parameters, {num_classes} classes, on {device}; writing to {cfg.run_dir}")
-    result = Trainer(net, cfg, *loaders).fit()
+        parallel.synchronise_norms(task.net)
+    params, classes = sum(parameter.size for parameter in task.net.trainable_params()), task.train.num_classes
+    print(f"{cfg.model.name}: {params:,} parameters, {classes} classes, on {device}; writing to {cfg.run_dir}")
+    options = {"make_evaluator": task.make_evaluator, "make_predictor": task.make_predictor}
+    result = Trainer(task.net, cfg, task.train, task.val, loss=task.loss, **options).fit()
     print(f"best {result['best_told']}: {cfg.run_dir}/{run_dir.BEST}")
     return {**result, "params": params}
 

@@ -21,6 +21,7 @@ from acmix_ms.config.load import (
     to_yaml,
 )
 from acmix_ms.config.schema import (
+    TASKS,
     AugmentConfig,
     CanvasConfig,
     Config,
@@ -42,6 +43,7 @@ __all__ = [
     "ModelConfig",
     "OptimConfig",
     "RuntimeConfig",
+    "TASKS",
     "TrainConfig",
     "describe_keys",
     "differences",

@@ -26,6 +26,7 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     config = _build(values, Config, "")
     _check_optim(config.optim)
     _check_task(config)
+    _check_weights(config)
     _check_kwargs(config.model.kwargs)
     return config
 
@@ -187,6 +188,23 @@ def _check_task(config: Config) -> None:
         value = getattr(section, item.name)
         if value != getattr(type(section)(), item.name):
             raise UserError(f"data.{other}.{item.name}={shown(value)}: is for task={needs}; leave it out")
+
+
+def _check_weights(config: Config) -> None:
+    """A net starts from one file."""
+    given = config.model.backbone_checkpoint
+    if given is None:
+        return
+    if config.task == "classification":
+        raise UserError(
+            f"model.backbone_checkpoint={shown(given)}: is for task=detection or segmentation; "
+            "give model.init_checkpoint"
+        )
+    if config.model.init_checkpoint is not None:
+        raise UserError(
+            f"model.backbone_checkpoint={shown(given)}: goes not with "
+            f"model.init_checkpoint={shown(config.model.init_checkpoint)}, which has a backbone too; leave one out"
+        )
 
 
 def _check_kwargs(kwargs: dict[str, Any]) -> None:

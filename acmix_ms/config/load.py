@@ -20,8 +20,8 @@ from acmix_ms.errors import UserError, closest
 # would not fit the weights.)
 FREE_TO_CHANGE = (
     "model.num_classes",
-    *("run_dir", "model.init_checkpoint", "data.path", "data.workers", "runtime.device", "runtime.threads"),
-    "runtime.jit_level",
+    *("run_dir", "model.init_checkpoint", "model.backbone_checkpoint", "data.path", "data.workers"),
+    *("runtime.device", "runtime.threads", "runtime.jit_level"),
     *("train.resume", "train.recompute", "train.log_every", "train.save_every_steps", "train.keep_checkpoints"),
     *("train.allow_changes", "train.events"),
 )

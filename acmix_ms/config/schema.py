@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Optional  # the annotations are evaluated, on Python 3.9 as well: no `X | None`
 
 VERSION = 2  # raise it when a key moves, and tell `migrations` where to
+TASKS = ("classification", "detection")  # that the commands serve
 LARGEST_INT = 2**31 - 1  # MindSpore counts in 32 bits
 
 
@@ -173,7 +174,7 @@ class Config:
     """Everything; one section per part."""
 
     config_version: int = _number(VERSION, "of the names of the keys")
-    task: str = _choice("classification", "classification", "detection", "segmentation")
+    task: str = _choice(TASKS[0], *TASKS, "segmentation")
     run_dir: Optional[str] = _key(None, "null: runs/<name of the configuration file>")
     seed: int = _number(0, least=0)
     model: ModelConfig = _section(ModelConfig)

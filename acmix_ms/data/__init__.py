@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
+
 from acmix_ms.config import DataConfig
 from acmix_ms.data.loader import Loader
 from acmix_ms.errors import UserError, closest
@@ -9,9 +12,19 @@ from acmix_ms.errors import UserError, closest
 __all__ = ["SPLITS", "Loader", "create_loader"]
 
 SPLITS = ("train", "val")
+NAMES = ("digits", "imagefolder", "mindrecord", "shapes", "coco")
 
 
-def create_loader(config: DataConfig, split: str, *, rank: int = 0, size: int = 1, seed: int = 0) -> Loader:
+def create_loader(
+    config: DataConfig,
+    split: str,
+    *,
+    rank: int = 0,
+    size: int = 1,
+    seed: int = 0,
+    prepare: Callable | None = None,
+    masks: bool = False,
+) -> Loader:
     """Build the loader of one split, which checks the files it can check cheaply.
 
     Args:
@@ -19,12 +32,24 @@ def create_loader(config: DataConfig, split: str, *, rank: int = 0, size: int = 
         split: ``"train"`` (shuffled, augmented, whole batches only) or ``"val"`` (every sample exactly once).
         rank, size: this process and how many share the data; each gets its own part of every global batch.
         seed: decides order and augmentation, together with the epoch.
+        prepare, masks: of coco and shapes, see `acmix_ms.data.coco.CocoLoader`.
 
     Raises:
         UserError: unknown split, missing or unusable data.
+        ValueError: ``prepare`` or ``masks`` for data without objects.
     """
     if split not in SPLITS:
         raise UserError(f"split={split!r}: {closest(split, SPLITS)}")
+    if config.name in ("coco", "shapes"):
+        from acmix_ms.data.coco import CocoLoader
+
+        if config.name == "shapes" and config.path is None:
+            from acmix_ms.data.shapes import cached
+
+            config = dataclasses.replace(config, path=str(cached()))
+        return CocoLoader(config, split, rank=rank, size=size, seed=seed, prepare=prepare, masks=masks)
+    if prepare is not None or masks:
+        raise ValueError(f"prepare, masks: data.name={config.name} has no objects, coco and shapes have")
     # The dataset modules import their libraries, so only the one asked for is imported.
     if config.name == "digits":
         from acmix_ms.data.digits import DigitsLoader
@@ -38,4 +63,4 @@ def create_loader(config: DataConfig, split: str, *, rank: int = 0, size: int = 
         from acmix_ms.data.mindrecord import MindRecordLoader
 
         return MindRecordLoader(config, split, rank=rank, size=size, seed=seed)
-    raise UserError(f"data.name={config.name!r}: {closest(config.name, ('digits', 'imagefolder', 'mindrecord'))}")
+    raise UserError(f"data.name={config.name!r}: {closest(config.name, NAMES)}")

@@ -70,7 +70,9 @@ class DigitsLoader(Loader):
             seed=seed,
         )
 
-    def _batches(self, indices: np.ndarray, epoch: int, start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _batches(
+        self, indices: np.ndarray, epoch: int, start: int
+    ) -> Iterator[tuple[np.ndarray, tuple[np.ndarray, ...]]]:
         # Drawn for all samples at once and looked up by sample: the same for any batch size and number of processes.
         random = np.random.default_rng([self.seed, epoch, 1])
         draws = random.uniform(-1, 1, (self.repeated_aug, self.num_samples, 4))
@@ -78,7 +80,7 @@ class DigitsLoader(Loader):
         for samples, copy in zip(indices[start:], copies[start:]):
             images = self._transform(self._images[samples], draws[copy, samples])
             labels = np.where(samples == PADDING, PADDING, self._labels[samples])
-            yield images, labels.astype(np.int32)
+            yield images, (labels.astype(np.int32),)
 
     def _transform(self, images: np.ndarray, draws: np.ndarray) -> np.ndarray:
         """(B, 8, 8) and numbers in -1..1 (B, 4) to (B, 3, S, S)."""

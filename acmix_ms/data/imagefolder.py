@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from acmix_ms.config import DataConfig
-from acmix_ms.data.encoded import EncodedLoader
 from acmix_ms.data.images import read_bytes
+from acmix_ms.data.labelled import LabelledLoader
 from acmix_ms.errors import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")  # in any case; other files are not looked at
@@ -106,7 +106,7 @@ class ImageFiles:
         return found.hexdigest()
 
 
-class ImageFolderLoader(EncodedLoader):
+class ImageFolderLoader(LabelledLoader):
     """Every file is opened when its turn comes."""
 
     def __init__(self, config: DataConfig, split: str, *, rank: int = 0, size: int = 1, seed: int = 0):

@@ -48,18 +48,45 @@ def batch_indices(
     rank: int = 0,
     size: int = 1,
     repeated_aug: int = 1,
+    groups: np.ndarray | None = None,
 ) -> np.ndarray:
     """The samples of one epoch for one process, (batches, batch_size) int64, `PADDING` where there is none.
 
     Evaluation keeps the order. Training shuffles by (seed, epoch); with ``repeated_aug`` R each sample then comes R
-    times in a row, and the epoch, which stays as long, has 1/R of them.
+    times in a row, and the epoch, which stays as long, has 1/R of them. With ``groups``, a number for each sample,
+    every global batch is of one group: see `in_groups`.
     """
     order = np.arange(num_samples)
     if train:
         order = np.random.default_rng([seed, epoch]).permutation(num_samples)
         order = np.repeat(order[: -(-num_samples // repeated_aug)], repeated_aug)
+    if groups is not None:
+        order = in_groups(order, groups, size * batch_size, train=train)
+        num_samples = len(order)
     positions = batch_positions(num_samples, batch_size, train=train, rank=rank, size=size, repeated_aug=repeated_aug)
     return np.where(positions == PADDING, PADDING, order[positions])
+
+
+def in_groups(order: np.ndarray, groups: np.ndarray, global_batch: int, *, train: bool) -> np.ndarray:
+    """The samples of ``order`` by global batches that are of one group each: (batches * global_batch,) int64.
+
+    Batches come as they become full on a way through ``order``, mmdetection's AspectRatioBatchSampler. What is left of
+    a group is dropped in training; in evaluation it is filled up with `PADDING` and comes where the group ends. How
+    many batches there are depends on the sizes of the groups alone, so that all epochs have the same number.
+
+    Args:
+        order: samples.
+        groups: (samples,), of each sample.
+    """
+    batches, full_at = [np.zeros((0, global_batch), np.int64)], [np.zeros(0, np.int64)]
+    for group in np.unique(groups):
+        places = np.flatnonzero(groups[order] == group)
+        count = len(places) // global_batch if train else -(-len(places) // global_batch)
+        members = np.full(count * global_batch, PADDING)
+        members[: len(places)] = order[places][: len(members)]
+        batches.append(members.reshape(count, global_batch))
+        full_at.append(places[np.minimum(np.arange(1, count + 1) * global_batch, len(places)) - 1])
+    return np.concatenate(batches)[np.argsort(np.concatenate(full_at))].ravel()
 
 
 def prefetched(batches: Generator[T, None, None], ahead: int = 2) -> Iterator[T]:
@@ -97,6 +124,7 @@ class Loader(ABC):
         num_classes: how many.
         num_samples: images in the split, over all processes.
         soft_labels: labels are (B, classes) float32 shares instead of (B,) int32, because images are mixed.
+        groups: (num_samples,), which samples may be in a batch together; None: all.
     """
 
     def __init__(
@@ -106,6 +134,7 @@ class Loader(ABC):
         *,
         class_names: list[str],
         num_samples: int,
+        groups: np.ndarray | None = None,
         rank: int = 0,
         size: int = 1,
         seed: int = 0,
@@ -113,6 +142,7 @@ class Loader(ABC):
         self.class_names = list(class_names)
         self.num_classes = len(self.class_names)
         self.num_samples = num_samples
+        self.groups = groups
         self.batch_size = config.batch_size
         self.train = split == "train"
         self.augment = config.augment.enabled and self.train
@@ -123,16 +153,21 @@ class Loader(ABC):
         self.soft_labels = self._mixing is not None
         if not 0 <= rank < size:
             raise ValueError(f"rank={rank}: must be from 0 to size - 1 = {size - 1}")
-        if self.train and num_samples < size * self.batch_size:
+        self._places = num_samples  # of an epoch's order
+        if groups is not None:
+            self._places = len(in_groups(np.arange(num_samples), groups, size * self.batch_size, train=self.train))
+        if self.train and not len(self):
+            most = num_samples if groups is None else np.bincount(groups, minlength=1).max()
+            of = "" if groups is None else f", of which {most} have one shape"
             raise UserError(
-                f"data.batch_size={self.batch_size}: too large for {num_samples} training images on {size} "
-                f"process(es); give at most {max(1, num_samples // size)}"
+                f"data.batch_size={self.batch_size}: too large for {num_samples} training images{of} on {size} "
+                f"process(es); give at most {max(1, most // size)}"
             )
 
     def __len__(self) -> int:
         """Batches per epoch, the same for every process."""
         global_batch = self.size * self.batch_size
-        return self.num_samples // global_batch if self.train else -(-self.num_samples // global_batch)
+        return self._places // global_batch if self.train else -(-self._places // global_batch)
 
     @property
     def remedy(self) -> str:
@@ -142,7 +177,7 @@ class Loader(ABC):
     def positions(self) -> np.ndarray:
         """Which places of an epoch's order this process sees: see `batch_positions`."""
         return batch_positions(
-            self.num_samples,
+            self._places,
             self.batch_size,
             train=self.train,
             rank=self.rank,
@@ -161,13 +196,14 @@ class Loader(ABC):
             rank=self.rank,
             size=self.size,
             repeated_aug=self.repeated_aug,
+            groups=self.groups,
         )
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
         """Yield the `Batch`es of one epoch, from number ``start`` on, which are those of the whole epoch.
 
-        The one target is the labels: (B,) int32, of which -1 marks what does not count, or with mixup or cutmix
-        (B, classes) float32, without label smoothing, which is the loss's.
+        In classification the one target is the labels: (B,) int32, of which -1 marks what does not count, or with
+        mixup or cutmix (B, classes) float32, without label smoothing, which is the loss's.
 
         Raises:
             ValueError: ``start`` is beyond the epoch.
@@ -175,17 +211,20 @@ class Loader(ABC):
         if not 0 <= start <= len(self):
             raise ValueError(f"start={start}: must be from 0 to the {len(self)} batches of an epoch")
         indices = self.indices(epoch)
-        for number, (images, labels) in enumerate(self._batches(indices, epoch, start), start):
+        for number, (images, targets) in enumerate(self._batches(indices, epoch, start), start):
             # A generator for each batch: what came before, in this process or another one, changes nothing.
             if self._reprob:
                 images = erase(images, self._reprob, self._random(epoch, number, ERASING))
             if self._mixing:
-                images, labels = self._mixing(images, labels, self.num_classes, self._random(epoch, number, MIXING))
-            yield Batch(images, (labels,), indices[number])
+                random = self._random(epoch, number, MIXING)
+                images, *targets = self._mixing(images, *targets, self.num_classes, random)
+            yield Batch(images, tuple(targets), indices[number])
 
     @abstractmethod
-    def _batches(self, indices: np.ndarray, epoch: int, start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield (images (B, 3, H, W) float32, labels (B,) int32), before erasing and mixing.
+    def _batches(
+        self, indices: np.ndarray, epoch: int, start: int
+    ) -> Iterator[tuple[np.ndarray, tuple[np.ndarray, ...]]]:
+        """Yield (images (B, 3, H, W) float32, targets) before erasing and mixing; classes are (labels (B,) int32,).
 
         ``indices`` are those of the whole epoch, see `indices`; the first batch wanted is number ``start``.
         """

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from acmix_ms.config import DataConfig
-from acmix_ms.data.encoded import EncodedLoader
+from acmix_ms.data.labelled import LabelledLoader
 from acmix_ms.data.records import Records, describe
 
 
-class MindRecordLoader(EncodedLoader):
+class MindRecordLoader(LabelledLoader):
     """The same samples in the same order as from the image folder that the files were made of, if none was skipped."""
 
     def __init__(self, config: DataConfig, split: str, *, rank: int = 0, size: int = 1, seed: int = 0):

@@ -41,6 +41,11 @@ class Runner(ABC):
             raise UserError(f"{path} does not exist")
 
     @property
+    def names(self) -> Sequence[str]:
+        """Of the outputs, where they were said; else none."""
+        return self._names or ()
+
+    @property
     @abstractmethod
     def input_shape(self) -> tuple[int | None, ...]:
         """What the file takes, (B, C, H, W); None where any size will do."""
@@ -129,7 +134,7 @@ class Runner(ABC):
         """
         import mindspore as ms
 
-        def predict(images: ms.Tensor) -> ms.Tensor:
+        def predict(images: ms.Tensor, *targets: np.ndarray) -> ms.Tensor:
             logits = self(images.asnumpy())
             if logits.shape != (len(images), num_classes):
                 raise UserError(

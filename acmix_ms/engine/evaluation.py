@@ -15,18 +15,24 @@ from acmix_ms.data.loader import PADDING, Loader, prefetched
 from acmix_ms.engine import parallel, precision
 from acmix_ms.engine.metrics import Accuracy, Evaluator
 
+# ``predict(images, *targets)`` gives what the task's evaluator takes: Tensors, in tuples where there are several, or a
+# list of what is on the host already. The targets are the loader's, for nets that must know more of an image than its
+# pixels, such as its size on the canvas.
+Predictor = Callable[..., "ms.Tensor | tuple | list"]
 
-def build_predictor(net: nn.Cell) -> Callable[[ms.Tensor], ms.Tensor | tuple]:
+
+def build_predictor(net: nn.Cell) -> Predictor:
     """``images -> outputs`` in float32, compiled once; the caller sets the net to evaluation."""
 
-    def predict(images):
+    def outputs(images):
         return precision.single(net(images))
 
-    return runtime.compiled(predict)
+    run = runtime.compiled(outputs)
+    return lambda images, *targets: run(images)
 
 
 def evaluate(
-    net: nn.Cell | None, loader: Loader, predict: Callable | None = None, evaluator: Evaluator | None = None
+    net: nn.Cell | None, loader: Loader, predict: Predictor | None = None, evaluator: Evaluator | None = None
 ) -> dict:
     """What ``net`` scores on one split. Where a group shares it, every process gets the scores of the whole of it.
 
@@ -46,7 +52,7 @@ def evaluate(
     count, marks = 0, []
     with contextlib.closing(prefetched(loader.epoch(0))) as batches:
         for images, targets, ids in batches:
-            evaluator.update(_arrays(predict(runtime.to_device(images))), targets, ids)
+            evaluator.update(_arrays(predict(runtime.to_device(images), *targets)), targets, ids)
             count += int((ids != PADDING).sum())
             marks.append((count, time.perf_counter()))
     timed = np.subtract(marks[-1], marks[0])[None]
@@ -63,5 +69,7 @@ def summary(kind: type[Evaluator], scores: Mapping) -> str:
     return f"{kind.told(scores)}  {scores['count']} images{speed}"
 
 
-def _arrays(outputs: ms.Tensor | tuple) -> np.ndarray | tuple:
-    return tuple(map(_arrays, outputs)) if isinstance(outputs, (tuple, list)) else outputs.asnumpy()
+def _arrays(outputs: ms.Tensor | tuple | list) -> np.ndarray | tuple | list:
+    if isinstance(outputs, list):
+        return outputs
+    return tuple(map(_arrays, outputs)) if isinstance(outputs, tuple) else outputs.asnumpy()

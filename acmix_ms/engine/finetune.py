@@ -32,12 +32,30 @@ def load_initial_weights(net: nn.Cell, path: str | os.PathLike) -> None:
         print(line, flush=True)
 
 
+def load_backbone_weights(net: nn.Cell, path: str | os.PathLike) -> None:
+    """Start the backbone of ``net``, a detector, from a classifier's weights; tells what was not taken as it is.
+
+    The classifier is left out and position tables of another size are resized, as in `take_over`.
+
+    Raises:
+        UserError: ``net`` is no larger net with a backbone; the file is of a detector; see `load_initial_weights`.
+    """
+    given, (prefix, backbone) = f"model.backbone_checkpoint={path}", layout(net)[:2]
+    if not prefix:
+        raise UserError(f"{given}: {type(net).__name__} is not built around a backbone; give model.init_checkpoint")
+    saved = checkpoint.read(path)
+    if any(name.startswith(prefix) for name in saved.weights):
+        raise UserError(f"{given}: the file is of a whole net; give a classifier's, or model.init_checkpoint={path}")
+    for line in take_over(backbone, saved, path):
+        print(line, flush=True)
+
+
 def take_over(net: nn.Cell, saved: checkpoint.Checkpoint, path: str | os.PathLike) -> list[str]:
     """Give ``net`` the weights that were read from ``path``; returns lines that say what was not taken as it is.
 
-    A classifier of another number of classes stays as it was drawn, and a net without one (``features_only``) leaves it
-    out. Position embeddings and tables of relative positions of another size are resized, see `resize_table`. All else
-    must fit.
+    A classifier, or the heads of a detector, of another number of classes stay as they were drawn, and a net without a
+    classifier (``features_only``) leaves it out. Position embeddings and tables of relative positions of another size
+    are resized, see `resize_table`. All else must fit.
 
     Raises:
         UserError: as `checkpoint.assign_weights`; the net is untouched then.
@@ -48,9 +66,12 @@ def take_over(net: nn.Cell, saved: checkpoint.Checkpoint, path: str | os.PathLik
     if classifier:
         have, want = (len(values[classifier[0]]) for values in (weights, parameters))
         weights.update({name: parameters[name] for name in classifier})
-        said.append(f"classifier has {have} classes in {path}, {want} here: drawn anew")
+        if layout(net).prefix:  # rows are not classes
+            said.append(f"{', '.join(layout(net).head_names)} of {path} is for other classes: drawn anew")
+        else:
+            said.append(f"classifier has {have} classes in {path}, {want} here: drawn anew")
     backbone = layout(net).cell
-    if backbone is not None and backbone.features_only:
+    if backbone is net and backbone.features_only:
         said += _leave_out_classifier(net, parameters, weights, path)
     resized = {}
     for name, parameter in parameters.items():
@@ -86,9 +107,11 @@ def _other_classifier(net: nn.Cell, parameters: Mapping, weights: Mapping) -> li
     names = [name for name in parameters if _of_head(net, name)]
     if not all(name in weights and weights[name].ndim and parameters[name].ndim for name in names):
         return []
-    counts = {(len(weights[name]), len(parameters[name])) for name in names}
+    counts = {}  # of each layer, whose weight and bias have the same
+    for name in names:
+        counts.setdefault(name.rpartition(".")[0], set()).add((len(weights[name]), len(parameters[name])))
     same_features = all(weights[name].shape[1:] == parameters[name].shape[1:] for name in names)
-    other_classes = len(counts) == 1 and len(set(*counts)) == 2
+    other_classes = all(len(found) == 1 and len(set(*found)) == 2 for found in counts.values())
     return names if same_features and other_classes else []
 
 

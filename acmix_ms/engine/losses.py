@@ -1,8 +1,8 @@
-"""The loss of classification, for labels that name a class and for labels that share an image between classes."""
+"""Losses: of classification, for labels that name a class or share an image between classes; of nets with their own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import mindspore as ms
 from mindspore import Tensor, nn, ops
@@ -17,6 +17,18 @@ def classification(label_smoothing: float = 0.0) -> Loss:
 
     def loss(net: nn.Cell, images: Tensor, labels: Tensor):
         return cross_entropy(net(images), labels, label_smoothing), {}
+
+    return loss
+
+
+def by_name(names: Sequence[str]) -> Loss:
+    """The sum of what a net gives when it is called with targets: losses of these ``names``."""
+
+    def loss(net: nn.Cell, images: Tensor, *targets: Tensor):
+        total, terms = 0.0, {}
+        for name, term in zip(names, net(images, *targets)):
+            total, terms[name] = total + term, term
+        return total, terms
 
     return loss
 

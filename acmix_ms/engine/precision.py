@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import mindspore as ms
@@ -34,11 +35,19 @@ def require_precision(precision: str, device: str) -> None:
 
 
 def cast(net: nn.Cell, precision: str) -> nn.Cell:
-    """The net that computes in ``precision``; it shares its Parameters, and their names, with ``net``."""
+    """The net that computes in ``precision``; it shares its Parameters, and their names, with ``net``.
+
+    Of a net with an attribute ``in_half``, names of Cells of its own, only these compute in 16 bits where otherwise all
+    would: it has coordinates among its inputs. That net itself is changed, and what those Cells give stays in 16 bits.
+    """
     if precision == "fp32":
         return net
     level, dtype = AMP_LEVELS[precision]
-    return ms.amp.auto_mixed_precision(net, level, dtype)
+    if level == "auto" or not hasattr(net, "in_half"):
+        return ms.amp.auto_mixed_precision(net, level, dtype)
+    for name in net.in_half:
+        ms.amp.auto_mixed_precision(functools.reduce(getattr, name.split("."), net), level, dtype)
+    return net
 
 
 def build_scaler(precision: str) -> ms.amp.LossScaler:

@@ -22,7 +22,7 @@ from acmix_ms.data.loader import Loader, prefetched
 from acmix_ms.engine import checkpoint, events, finetune, losses, parallel, precision, report, run_dir
 from acmix_ms.engine.draws import Draws
 from acmix_ms.engine.ema import WeightAverage
-from acmix_ms.engine.evaluation import build_predictor, evaluate
+from acmix_ms.engine.evaluation import Predictor, build_predictor, evaluate
 from acmix_ms.engine.logger import EpochLog, Progress, curve_names
 from acmix_ms.engine.metrics import Accuracy, Evaluator, Metric
 from acmix_ms.engine.optim import build_optimizer, learning_rate, optimizer_state, set_learning_rate, total_steps
@@ -47,6 +47,7 @@ class Trainer:
         train_loader, val_loader: the two splits.
         loss: see `acmix_ms.engine.losses.Loss`; by default that of classification.
         make_evaluator: gives a new evaluator for each validation; by default that of classification.
+        make_predictor: from the net that computes to what `evaluate` takes; by default `build_predictor`.
 
     Raises:
         UserError: from the constructor when the precision or a checkpoint to resume from cannot be used, or the net
@@ -62,6 +63,7 @@ class Trainer:
         *,
         loss: losses.Loss | None = None,
         make_evaluator: Callable[[], Evaluator] | None = None,
+        make_predictor: Callable[[nn.Cell], Predictor] = build_predictor,
     ):
         precision.require_precision(config.train.precision, ms.get_context("device_target"))
         self.net, self.config = net, config
@@ -89,7 +91,7 @@ class Trainer:
         self.train_step = build_train_step(
             self.model, self.loss, self.optimizer, self.scaler, self.average, config.optim.clip_norm
         )
-        self.predict = build_predictor(self.model)
+        self.predict = make_predictor(self.model)
 
     @functools.cached_property
     def total_steps(self) -> int:
@@ -227,9 +229,9 @@ class Trainer:
     def _validate(self, stop: StopRequest) -> dict:
         """Scores of the net, with the averages for its weights where there are some."""
 
-        def predict(images):
+        def predict(images, *targets):
             self._stop_if_asked(stop)
-            return self.predict(images)
+            return self.predict(images, *targets)
 
         self._average_statistics()
         evaluator = self.make_evaluator()

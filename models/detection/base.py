@@ -15,16 +15,19 @@ from acmix_ms.postprocess import Detections
 class Detector(nn.Cell):
     """Base class: images (B, 3, H, W) -> raw maps, or with targets -> a tuple of losses, float32, named by ``terms``.
 
-    In 16 bits only ``backbone``, ``neck`` and heads compute; boxes, targets and losses stay in float32.
-
     Attributes:
         num_classes: of objects, without background.
+        in_half: names of the Cells that compute in 16 bits where a training does; boxes, targets and losses stay in
+            float32.
         terms: names of the losses, whose sum is minimised; mmdetection's.
         with_masks: the objects that `prepare` is given must have masks, and detections have some.
+        head_names: first parts of the names of parameters that another ``num_classes`` changes.
     """
 
     terms: tuple[str, ...] = ()
+    in_half: tuple[str, ...] = ("backbone", "neck", "bbox_head")
     with_masks = False
+    head_names: tuple[str, ...] = ()
 
     def __init__(self, num_classes: int):
         super().__init__()

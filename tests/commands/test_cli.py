@@ -224,9 +224,9 @@ def test_fine_tuning_to_other_classes_and_resuming_it(call, tmp_path, tiny_check
 
 def test_in_a_group_only_rank_0_reads_what_all_start_from(monkeypatch, tmp_path):
     cfg = config.from_dict({"run_dir": str(tmp_path), "model": {"init_checkpoint": "only/there.ckpt"}})
-    assert _initial(cfg) == "only/there.ckpt"
+    assert _initial(cfg) == {"init_checkpoint": "only/there.ckpt"}
     monkeypatch.setattr(runtime, "leads", lambda: False)
-    assert _initial(cfg) is None
+    assert _initial(cfg) == {}
 
 
 @pytest.mark.slow

@@ -206,7 +206,7 @@ def test_only_norms_that_follow_a_convolution_are_folded():
     assert [type(cell) for cell in after] == [kernels.Conv2d, nn.Identity]
 
 
-SMALL = [name for name in list_models() if name.endswith("_digits")]
+SMALL = [name for name in list_models(task="classification") if name.endswith("_digits")]
 
 
 def net_and_images(name: str, size: int, **options) -> tuple[nn.Cell, Tensor]:
@@ -227,7 +227,7 @@ def test_small_models(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in list_models() if name not in SMALL])
+@pytest.mark.parametrize("name", [name for name in list_models(task="classification") if name not in SMALL])
 def test_large_models(name):
     net, images = net_and_images(name, 64)
     check(net, (images,))

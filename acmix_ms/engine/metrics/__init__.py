@@ -2,5 +2,6 @@
 
 from acmix_ms.engine.metrics.base import Evaluator, Metric
 from acmix_ms.engine.metrics.classification import Accuracy
+from acmix_ms.engine.metrics.coco import CocoDetection
 
-__all__ = ["Accuracy", "Evaluator", "Metric"]
+__all__ = ["Accuracy", "CocoDetection", "Evaluator", "Metric"]

@@ -26,7 +26,6 @@
 typedef uint64_t word;
 #define OK 0
 #define REFUSED 1
-#define LINE 65536
 
 /* ------------------------------------------------------------------------------------------------------------- handles
  * All lie in one reserved range, so that an argument of a call is a handle or is none: no bookkeeping. */
@@ -62,15 +61,19 @@ static handle *as_handle(word value) {
 }
 
 /* --------------------------------------------------------------------------------------------------------------- text */
-typedef struct { char *at; size_t left; } writer;
+typedef struct { char *text; size_t used, size; } writer; /* begins as zeros; the text is malloc's */
 
 static void put(writer *w, const char *form, ...) {
-  va_list values;
-  va_start(values, form);
-  int used = vsnprintf(w->at, w->left, form, values);
-  va_end(values);
-  if (used < 0 || (size_t)used >= w->left) { fprintf(stderr, "stand-in: a record is too long\n"); abort(); }
-  w->at += used, w->left -= used;
+  for (;;) {
+    va_list values;
+    va_start(values, form);
+    int more = vsnprintf(w->text ? w->text + w->used : NULL, w->size - w->used, form, values);
+    va_end(values);
+    if (more < 0) abort();
+    if (w->used + more < w->size) { w->used += more; return; }
+    w->size = 2 * (w->used + more + 1); /* a kernel may have hundreds of tensors */
+    if (!(w->text = realloc(w->text, w->size))) abort();
+  }
 }
 
 static void put_numbers(writer *w, const int64_t *values, int count) {
@@ -178,15 +181,14 @@ static long prepare(const char *name, const word *words, const double *floats) {
 
 static long run(const char *name, const handle *call) {
   if (!as_handle((word)call) || call->kind != CALL) return OK; /* aclnnInit and the like */
-  char *line = malloc(LINE);
-  writer w = {line, LINE};
+  writer w = {0};
   put(&w, "{\"aclnn\":\"%s\",\"args\":[", name);
   for (int i = 0; i < call->count; i++) { if (i) put(&w, ","); put_value(&w, call->words[i]); }
   put(&w, "],\"floats\":[");
   for (int i = 0; i < FLOATS; i++) put(&w, i ? ",%llu" : "%llu", (unsigned long long)call->words[call->count + i]);
   put(&w, "]}");
-  launch(line);
-  free(line);
+  launch(w.text);
+  free(w.text);
   return OK;
 }
 
@@ -264,11 +266,10 @@ void *aclCreateScalar(void *value, int dtype) {
   return h;
 }
 static void *numbers(const int64_t *values, uint64_t count) {
-  char line[LINE / 8];
-  writer w = {line, sizeof line};
+  writer w = {0};
   put_numbers(&w, values, (int)count);
   handle *h = new_handle(TEXT);
-  h->text = strdup(line);
+  h->text = w.text;
   return h;
 }
 void *aclCreateIntArray(const int64_t *values, uint64_t count) { return numbers(values, count); }
@@ -278,12 +279,11 @@ void *aclCreateBoolArray(const uint8_t *values, uint64_t count) {
   return numbers(wide, count < 64 ? count : 64);
 }
 void *aclCreateFloatArray(const float *values, uint64_t count) {
-  char line[LINE / 8];
-  writer w = {line, sizeof line};
+  writer w = {0};
   for (uint64_t i = 0; i < count; i++) put(&w, i ? ",%.9g" : "[%.9g", values[i]);
   put(&w, count ? "]" : "[]");
   handle *h = new_handle(TEXT);
-  h->text = strdup(line);
+  h->text = w.text;
   return h;
 }
 
@@ -313,10 +313,9 @@ int aclopSetAttrFloat(void *all, const char *key, float value) { return attribut
 int aclopSetAttrString(void *all, const char *key, const char *value) { return attribute(all, key, text_of("\"%s\"", value)); }
 int aclopSetAttrDataType(void *all, const char *key, int value) { return attribute(all, key, text_of("\"%s\"", name_of(value))); }
 int aclopSetAttrListInt(void *all, const char *key, int count, const int64_t *values) {
-  char line[LINE / 8];
-  writer w = {line, sizeof line};
+  writer w = {0};
   put_numbers(&w, values, count);
-  return attribute(all, key, strdup(line));
+  return attribute(all, key, w.text);
 }
 
 static void put_operands(writer *w, int count, void *const *tensors, void *const *buffers) {
@@ -331,15 +330,14 @@ int aclopCompileAndExecute(const char *name, int inputs, void *const *in, void *
                            void *const *out, void *const *out_data, const void *attributes, int engine, int compile,
                            const char *path, void *stream) {
   const handle *all = as_handle((word)attributes);
-  char *line = malloc(LINE);
-  writer w = {line, LINE};
+  writer w = {0};
   put(&w, "{\"aclop\":\"%s\",\"in\":[", name);
   put_operands(&w, inputs, in, in_data);
   put(&w, "],\"out\":[");
   put_operands(&w, outputs, out, out_data);
   put(&w, "],\"attr\":{%s}}", all && all->text ? all->text : "");
-  launch(line);
-  free(line);
+  launch(w.text);
+  free(w.text);
   return OK;
 }
 int aclopCompileAndExecuteV2(const char *name, int inputs, void *const *in, void *const *in_data, int outputs,

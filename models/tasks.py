@@ -1,0 +1,121 @@
+"""What each task is made of: its data, net, loss, predictor and evaluator. The one place that tells tasks apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from mindspore import nn
+
+from acmix_ms.config import Config
+from acmix_ms.data import create_loader
+from acmix_ms.data.loader import Loader
+from acmix_ms.deploy import Runner
+from acmix_ms.engine import checkpoint, evaluation, losses
+from acmix_ms.engine.checkpoint import Checkpoint
+from acmix_ms.engine.evaluation import Predictor, build_predictor
+from acmix_ms.engine.metrics import Accuracy, Evaluator
+from acmix_ms.engine.metrics.coco import CocoDetection
+from acmix_ms.errors import UserError
+from acmix_ms.postprocess import detections_in
+
+from . import build
+from .detection import detect
+
+
+class Task(NamedTuple):
+    """A net with all that trains and judges it.
+
+    Attributes:
+        net: with random weights.
+        train, val: the loaders of both splits.
+        loss: see `acmix_ms.engine.losses.Loss`.
+        make_predictor: from the net, as it computes, to a `Predictor`.
+        make_evaluator: a new one for each pass over ``val``.
+    """
+
+    net: nn.Cell
+    train: Loader
+    val: Loader
+    loss: losses.Loss
+    make_predictor: Callable[[nn.Cell], Predictor]
+    make_evaluator: Callable[[], Evaluator]
+
+
+def build_task(cfg: Config, *, rank: int = 0, size: int = 1) -> Task:
+    """All that ``cfg`` describes, for one of ``size`` processes.
+
+    Raises:
+        UserError: data that are not there, that do not fit each other or the net; an unknown model.
+    """
+    part = {"rank": rank, "size": size, "seed": cfg.seed}
+    if cfg.task == "detection":
+        # The net first: it makes the targets of the training images.
+        val = create_loader(cfg.data, "val", **part)
+        net = build.create(cfg, val.require_classes(cfg.model.num_classes))
+        train = create_loader(cfg.data, "train", prepare=net.prepare, masks=net.with_masks, **part)
+        if train.class_names != val.class_names:
+            raise UserError(f"data.path={cfg.data.path}: train and val have other classes; give sets of the same")
+        loss = losses.by_name(net.terms)
+    else:
+        train, val = (create_loader(cfg.data, split, **part) for split in ("train", "val"))
+        net = build.create(cfg, train.require_classes(cfg.model.num_classes))
+        loss = losses.classification(cfg.loss.label_smoothing)
+    return Task(net, train, val, loss, predictor_of(cfg), evaluators(cfg, val, masks=getattr(net, "with_masks", False)))
+
+
+def predictor_of(cfg: Config) -> Callable[[nn.Cell], Predictor]:
+    """What makes a `Predictor` of a net for the task of ``cfg``."""
+    return _detecting if cfg.task == "detection" else build_predictor
+
+
+def evaluators(cfg: Config, loader: Loader, *, masks: bool = False) -> Callable[[], Evaluator]:
+    """What makes new evaluators for the images of ``loader``; of ``masks`` too where the net gives some."""
+    if cfg.task == "detection":
+        truth = loader.ground_truth(masks=masks)  # read once
+        known = truth, loader.image_ids, loader.category_ids, loader.class_names
+        return lambda: CocoDetection(*known, masks=masks)
+    return lambda: Accuracy(loader.class_names)
+
+
+def evaluate_checkpoint(
+    cfg: Config, path: str, *, averaged: bool = False, saved: Checkpoint | None = None, rank: int = 0, size: int = 1
+) -> tuple[dict, Evaluator]:
+    """What weights score on the validation split, and the evaluator that has seen all that the net gave.
+
+    Args:
+        path: of the checkpoint.
+        averaged: its moving averages.
+        saved: what is in it, if it was read already.
+        rank, size: this process and how many share the split.
+    """
+    loader = create_loader(cfg.data, "val", rank=rank, size=size, seed=cfg.seed)
+    saved = saved or checkpoint.read(path)
+    if averaged:
+        saved = checkpoint.averages_of(saved, path)
+    net = build.net_of(cfg, saved, path, loader.require_classes(cfg.model.num_classes)).cell
+    evaluator = evaluators(cfg, loader, masks=getattr(net, "with_masks", False))()
+    return evaluation.evaluate(net, loader, predictor_of(cfg)(net), evaluator), evaluator
+
+
+def evaluate_export(cfg: Config, file: Runner, *, rank: int = 0, size: int = 1) -> tuple[dict, Evaluator]:
+    """As `evaluate_checkpoint`, of the net in an exported file.
+
+    Raises:
+        UserError: it takes images of another size.
+    """
+    loader = create_loader(cfg.data, "val", rank=rank, size=size, seed=cfg.seed)
+    num_classes = loader.require_classes(cfg.model.num_classes)
+    if cfg.task == "detection":
+
+        def predict(images, places):
+            return detections_in(file.outputs(images.asnumpy()), places[:, :2])
+    else:
+        file.check_size(cfg.data.image_size)
+        predict = file.predictor(num_classes)
+    evaluator = evaluators(cfg, loader, masks="masks" in file.names)()
+    return evaluation.evaluate(None, loader, predict, evaluator), evaluator
+
+
+def _detecting(net: nn.Cell) -> Predictor:
+    return lambda images, places: detect(net, images, places[:, :2])
