@@ -12,6 +12,8 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 from mindspore.ops import operations as P
 
+from acmix_ms.ops import boxes as geometry
+
 FINEST = 56.0  # boxes of this side, and smaller than twice that, are looked for in the finest map
 LARGEST = 2**26  # values of rows of maps that are in memory at once, in the form that takes any number of points
 
@@ -42,8 +44,8 @@ def shares(start: Tensor, side: Tensor, bins: int, length: Tensor | int, rows: i
         samples: points in a bin; 0 for at most a row between them.
     """
     step = (side / bins).reshape(-1, 1, 1)  # of bins
-    first = start.reshape(-1, 1, 1) + ops.arange(bins).astype(ms.float32).reshape(1, -1, 1) * step  # (N, bins, 1)
-    row = ops.arange(rows).astype(ms.float32).reshape(1, 1, -1)
+    first = start.reshape(-1, 1, 1) + geometry.numbers(bins).reshape(1, -1, 1) * step  # (N, bins, 1)
+    row = geometry.numbers(rows).reshape(1, 1, -1)
     if samples:
         count, tried, nearest = ops.full_like(step, float(samples)), samples, ops.zeros_like(first - row)
     else:

@@ -185,11 +185,10 @@ def test_sampling(positives, negatives, expected):
     random = np.random.default_rng(3)
     order = random.permutation(3 + found.size).astype(np.int32)[None]
     given = [boxes, found, objects.astype(np.float32), present, order]
-    rois = sampling.sample(*map(Tensor, given), slots, 4)
-    counts, numbers = rois.counts.asnumpy()[0], rois.objects.asnumpy()[0]
+    chosen, numbers, counts, _ = (part.asnumpy()[0] for part in sampling.sample(*map(Tensor, given), slots, 4))
     assert counts.tolist() == [True] * sum(expected) + [False] * (slots - sum(expected))
     assert numbers[: sum(expected)].tolist() == [1] * expected[0] + [0] * expected[1]
-    row = (rois.boxes.asnumpy()[0, :, 0] - 100) // 4
+    row = (chosen[:, 0] - 100) // 4
     rank = order[0, 3:]
     for kind, first, count in ((1, 0, expected[0]), (0, expected[0], expected[1])):
         ranked = sorted(np.flatnonzero(found[0] == kind), key=lambda i: -rank[i])[:count]
@@ -198,8 +197,7 @@ def test_sampling(positives, negatives, expected):
         assert set(row[sum(expected) :]) <= set(row[: sum(expected)])
 
     given[3] = np.array([[True, True, False]])
-    rois = sampling.sample(*map(Tensor, given), slots, 100)
-    taken = rois.given.asnumpy()[0] & rois.counts.asnumpy()[0]
-    assert sorted(rois.boxes.asnumpy()[0][taken][:, 0].tolist()) == [1, 2]
-    assert sorted(rois.objects.asnumpy()[0][taken].tolist()) == [1, 2]
-    assert int(((rois.objects.asnumpy() > 0) & rois.counts.asnumpy()).sum()) == min(positives + 2, slots)
+    chosen, numbers, counts, own = (part.asnumpy()[0] for part in sampling.sample(*map(Tensor, given), slots, 100))
+    assert sorted(chosen[own & counts][:, 0].tolist()) == [1, 2]
+    assert sorted(numbers[own & counts].tolist()) == [1, 2]
+    assert int(((numbers > 0) & counts).sum()) == min(positives + 2, slots)
