@@ -66,7 +66,11 @@ def read_annotations(path: Path, *, train: bool, masks: bool = False) -> Annotat
     Raises:
         UserError: no such file, or something in it that cannot be.
     """
-    content = read_coco(path)
+    with _unhurried():
+        return _checked(read_coco(path), path, train, masks)
+
+
+def _checked(content: dict[str, list[dict]], path: Path, train: bool, masks: bool) -> Annotations:
     images, annotations, categories = (content[section] for section in SECTIONS)
     names, category_ids = _categories(categories, path)
     image_ids = _ids(images, "images", path)
@@ -128,8 +132,7 @@ def read_coco(path: Path) -> dict[str, list[dict]]:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): see data.path") from error
     try:
-        with _unhurried():
-            content = json.loads(data)
+        content = json.loads(data)
     except (ValueError, RecursionError) as error:  # ValueError: no UTF-8 and no JSON as well
         raise UserError(f"{path} is no JSON ({str(error)[:SHOWN]}): take another copy") from error
     for section in SECTIONS:
@@ -162,7 +165,8 @@ def ground_truth(path: Path, *, masks: bool) -> Any:
     Raises:
         UserError: see `read_annotations`; or an outline cannot be.
     """
-    content = read_coco(path)
+    with _unhurried():
+        content = read_coco(path)
     sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
     for i, one in enumerate(content["annotations"]):
         one.setdefault("iscrowd", 0)
