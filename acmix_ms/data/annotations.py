@@ -290,9 +290,10 @@ def _outlines(
     annotations: list[dict], found: np.ndarray, crowd: np.ndarray, sizes: np.ndarray, path: Path
 ) -> Outlines:
     """Of the annotations ``found``; crowds are regions, of which only the box is used."""
-    missing = ([] if crowd[i] else annotations[i].get("segmentation") for i in found.tolist())
+    tools = coco_tools().mask
+    given = ([] if crowd[i] else annotations[i].get("segmentation") for i in found.tolist())
     try:
-        return Outlines(missing, map(tuple, sizes.tolist()))
+        return Outlines(given, map(tuple, sizes.tolist()), tools)
     except ValueError as error:
         number, what = error.args
         raise UserError(f"{path}: annotations[{found[number]}].segmentation: {what}") from error
