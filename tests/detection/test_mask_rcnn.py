@@ -77,21 +77,20 @@ def stage_of(file, prefix):
 @pytest.mark.slow
 @pytest.mark.parametrize(("build", "name"), [(MaskRCNN, "mask_rcnn"), (CascadeMaskRCNN, "cascade_mask_rcnn")])
 def test_a_net_is_mmdetections(vectors, build, name):
-    runtime.start("CPU", "graph")
     file = vectors(f"dense/{name}_swin_tiny")
     cascade = build is CascadeMaskRCNN
     net = build(create_model("swin_tiny", features_only=True), CLASSES, samples=0).set_train(False)
+    whole = not cascade  # its backbone is the same, and takes most of the time
     parameters = list(net.trainable_params())
     assert sum(value.size for value in parameters) == int(file["params"])
     load_torch_state(net, official_state(file))
     images = Tensor(official_input(file))
     size = tuple(map(int, file["input_shape"][2:]))
-    rois = Tensor(np.pad(file["fixed_rois"], ((0, 0), (1, 0))))
     anchors = [Tensor(value[None]) for value in anchors_of(file)]
     stages = [stage_of(file, f"s{i}_" if cascade else "sampled_") for i in range(net.num_stages)]
 
-    def loss(images):
-        maps = net.maps(images)
+    def loss(*inputs):
+        maps = net.maps(inputs[0]) if whole else net.neck(inputs)
         proposed = net.rpn_head(maps)
         terms = rpn.sampled_losses(*proposed, *anchors, net.rpn_beta)
         answers = ()
@@ -102,34 +101,45 @@ def test_a_net_is_mmdetections(vectors, build, name):
         total = terms[0]
         for term in terms[1:]:
             total = total + term
-        boxes, masks = net.boxes_by_stage(maps, rois), net.masks_by_stage(maps, rois)
-        return total, (terms, maps, proposed, answers, boxes, masks)
+        return total, (terms, maps, proposed, answers)
 
-    (_, outputs), gradients = ms.value_and_grad(loss, None, parameters, has_aux=True)(images)
-    terms, maps, proposed, answers, boxes, masks = outputs
+    given = (images,) if whole else net.backbone(images)
+    if not whole:
+        parameters = [value for value in parameters if not value.name.startswith("backbone.")]
+    runtime.start("CPU", "graph")
+    (_, outputs), gradients = ms.value_and_grad(loss, None, parameters, has_aux=True)(*given)
+    runtime.start("CPU", "pynative")
+    terms, maps, proposed, answers = outputs
     for i in range(5):
         check(file, f"fpn_{i}", maps[i])
         check(file, f"rpn_cls_{i}", proposed[0][i])
         check(file, f"rpn_bbox_{i}", proposed[1][i])
-    for i, (logits, deltas) in enumerate(boxes):
-        check(file, f"stage{i}_cls" if cascade else "fixed_cls", logits)
-        check(file, f"stage{i}_reg" if cascade else "fixed_reg", deltas)
-    check(file, "fixed_mask_logits_stage2" if cascade else "fixed_mask_logits", masks[-1])
     for term, value in zip(net.terms, terms):
         assert float(value.asnumpy()) == pytest.approx(float(file[f"{term}@f64"]), rel=1e-5), term
     names = [torch_name(value.name).replace("backbone.norms.", "backbone.norm") for value in parameters]
     norms = dict(zip(names, (np.linalg.norm(value.asnumpy().astype(np.float64)) for value in gradients)))
     expected = dict(zip(map(str, file["grad_names"]), file["grad_l2_f64"]))
-    assert set(expected) == set(norms)
+    assert set(norms) == {name for name in expected if whole or not name.startswith("backbone.")}
     least = 1e-4 * max(expected.values())
-    for key, value in expected.items():
-        assert abs(norms[key] - value) < BOUND_BEHIND_RELUS * max(value, least), (key, norms[key], value)
+    for key, value in norms.items():
+        assert abs(value - expected[key]) < BOUND_BEHIND_RELUS * max(expected[key], least), key
 
     for i in range(net.num_stages - 1):
         labels = stages[i][1].reshape(-1)
         moved = roi_losses.refined(stages[i][0], *answers[i], labels, Tensor([size], ms.float32), net.stds[i])
         kept = np.concatenate([file[f"s{i}_pos_is_gt"] == 0, np.ones(len(file[f"s{i}_neg_rois"]), bool)])
         check(file, f"s{i}_refined", moved.asnumpy()[0][kept])
+    rois = Tensor(np.pad(file["fixed_rois"], ((0, 0), (1, 0))))
+    for i in range(net.num_stages):
+        of_stage = Tensor(np.pad(file[f"stage{i}_rois"], ((0, 0), (1, 0)))) if i else rois
+        logits, deltas = net.boxes_by_stage(maps, of_stage)[i]
+        check(file, f"stage{i}_cls" if cascade else "fixed_cls", logits)
+        check(file, f"stage{i}_reg" if cascade else "fixed_reg", deltas)
+    masks = net.masks_by_stage(maps, rois)
+    check(file, "fixed_mask_logits_stage2" if cascade else "fixed_mask_logits", masks[-1])
+    if cascade:
+        shares = sum(1 / (1 + np.exp(-logits.asnumpy())) for logits in masks) / 3
+        check(file, "fixed_mask_mean_sigmoid", shares)
 
     found = net.proposals(proposed, [size])[0]
     order, wanted = np.lexsort(found.T), np.lexsort(file["proposals_bboxes"].T)
@@ -140,9 +150,6 @@ def test_a_net_is_mmdetections(vectors, build, name):
         assert np.array_equal(result.labels, file[f"{key}_labels"])
         assert np.abs(result.scores - file[f"{key}_scores"]).max(initial=0) < 1e-5
         assert np.abs(result.boxes - file[f"{key}_bboxes"]).max(initial=0) < 1e-2
-    if cascade:
-        shares = sum(1 / (1 + np.exp(-logits.asnumpy())) for logits in masks) / 3
-        check(file, "fixed_mask_mean_sigmoid", shares)
 
 
 # --------------------------------------------------------------------------------------------------------- small ones
@@ -178,11 +185,11 @@ def scene(random, count):
 
 
 def batch(net, counts, seed=0):
-    """Images with so many objects, and their targets."""
+    """Images with so many objects, and their targets, in one list."""
     random = np.random.default_rng(seed)
     scenes = [scene(random, count) for count in counts]
     targets = [net.prepare(objects, CANVAS, SIZE, np.random.default_rng(seed)) for _, objects in scenes]
-    return Tensor(np.stack([image for image, _ in scenes])), [Tensor(np.stack(part)) for part in zip(*targets)]
+    return [Tensor(np.stack(part)) for part in ([image for image, _ in scenes], *zip(*targets))]
 
 
 @pytest.mark.slow
@@ -194,7 +201,7 @@ def test_steps_lower_the_loss(build):
     parameters = net.trainable_params()
     optimizer = ms.nn.Adam(parameters, 3e-3)
 
-    def loss(images, targets):
+    def loss(images, *targets):  # a list of them would be compiled anew at each call
         terms = net(images, *targets)
         total = terms[0]
         for term in terms[1:]:
@@ -218,7 +225,8 @@ def test_steps_lower_the_loss(build):
         if not i:
             assert all(float(term.asnumpy()) > 0 for term in terms), dict(zip(net.terms, terms))
             untouched = [p.name for p, g in zip(parameters, gradients) if not np.abs(g.asnumpy()).max()]
-            assert not untouched
+            # All that is chosen may lie in one level.
+            assert not [name for name in untouched if not name.startswith("neck.fpn_convs.")]
         optimizer(gradients)
     assert losses[-1] < 0.8 * losses[0]
     again = [[float(term.asnumpy()) for term in step(*some)[0][1]] for _ in range(2)]
@@ -249,7 +257,7 @@ def test_targets_are_those_of_the_image_and_its_random_numbers():
 def test_what_is_found_lies_in_its_image(build):
     runtime.start("CPU", "pynative", seed=0)
     net = small(build)
-    images, _ = batch(net, (2, 3))
+    images = batch(net, (2, 3))[0]
     found = detect(net, images, [SIZE, (40, 50)])
     assert len(found) == 2
     for of_image, (height, width) in zip(found, [SIZE, (40, 50)]):
