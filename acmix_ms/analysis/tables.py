@@ -264,7 +264,7 @@ def _with_share(printed: tuple[str, str] | None) -> str:
 # ------------------------------------------------------------------------------------------------------ one model
 def breakdown(found: Complexity) -> str:
     """One model by stage and kind of work, then its total in every convention, as aligned text."""
-    kinds = sorted({(item.stage, item.label) for item in found.items})
+    kinds = sorted({(item.stage, item.label) for item in found.items if item.macs or item.params})
     lines = [f"{'stage':<6} {'work':<12} {'parameters':>12} {'multiply-adds (A)':>18}"]
     for stage in STAGES:
         for kind in [kind for where, kind in kinds if where == stage]:
