@@ -21,7 +21,7 @@ def pycocotools(part: str) -> ModuleType:
         from pycocotools import coco, cocoeval, mask
     except ImportError as error:
         raise UserError(
-            f"detection is scored, and its masks are written, by the package pycocotools, which cannot be loaded "
+            "masks and figures of COCO need the package pycocotools, which cannot be loaded "
             f"({error}): pip install 'acmix-mindspore[det]'"
         ) from error
     return {"coco": coco, "cocoeval": cocoeval, "mask": mask}[part]

@@ -241,18 +241,6 @@ def _selected(boxes, scores, labels, iou_threshold: float, count: int) -> Detect
     return Detections(boxes[kept], scores[kept], labels[kept])
 
 
-def original_boxes(boxes: np.ndarray, place: Sequence[int]) -> np.ndarray:
-    """(n, 4) on the canvas -> (n, 4) float32 in the picture before it was resized.
-
-    Args:
-        boxes: in pixels of the canvas, at whose upper left the picture lies.
-        place: (height, width) of the picture on it, and (height, width) of the original.
-    """
-    height, width, original_height, original_width = map(int, place)
-    scale = np.asarray([width / original_width, height / original_height] * 2, np.float32)
-    return np.asarray(boxes, np.float32).reshape(-1, 4) / scale
-
-
 def paste_masks(masks: np.ndarray, boxes: np.ndarray, height: int, width: int, threshold: float = 0.5) -> np.ndarray:
     """Masks of boxes in their picture: (n, 28, 28) probabilities, (n, 4) boxes -> (n, height, width) bool."""
     found = np.zeros((len(masks), height, width), bool)

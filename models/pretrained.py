@@ -58,17 +58,6 @@ def _as_weights(name: str, value: np.ndarray) -> np.ndarray:
     return value
 
 
-def _translated(net: nn.Cell, state: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-    """The state with our names, which each Cell with a ``translate_official`` gives to its own part of it."""
-    for name, cell in net.cells_and_names():
-        if hasattr(cell, "translate_official"):
-            prefix = f"{name}." if name else ""
-            own = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
-            others = {key: value for key, value in state.items() if not key.startswith(prefix)}
-            state = {**others, **{prefix + key: value for key, value in cell.translate_official(own).items()}}
-    return state
-
-
 def load_torch_state(net: nn.Cell, state: Mapping[str, np.ndarray], *, drop_head: bool = False) -> list[str]:
     """Load an official PyTorch state dict into a model of this zoo or into a bare `ACmix` / `WindowACmix`.
 
@@ -89,7 +78,7 @@ def load_torch_state(net: nn.Cell, state: Mapping[str, np.ndarray], *, drop_head
         UserError: (a ValueError) missing, unexpected and mis-shaped keys, listed; a key whose values are complex, nan
             or infinite.
     """
-    state = _translated(net, state)
+    state = translated(net, state)
     parameters = {torch_name(p.name): p for p in net.get_parameters()}
     arrays = {name: np.asarray(value) for name, value in state.items() if name.rpartition(".")[2] not in BUFFERS}
     missing = [name for name in parameters if name not in arrays]

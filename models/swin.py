@@ -276,8 +276,8 @@ class SwinTransformer(Backbone):
 
     @staticmethod
     def translate_official(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Detectors and segmentors have the norms of the maps as ``norm0`` to ``norm3``; ours are ``norms.0`` to 3."""
-        return {re.sub(r"^norm([0-3])\.", r"norms.\1.", name): value for name, value in state.items()}
+        """The norms of the maps are ``norm0`` to ``norm3`` in Swin's code for detection, ``norms.0`` ... here."""
+        return {re.sub(r"^norm(\d)\.", r"norms.\1.", name): value for name, value in state.items()}
 
 
 SIZES = {

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "masks": {"errors", "postprocess"},
     "ops": BASE,
     "analysis": BASE | {"ops", "objects", "postprocess"},
-    "data": BASE | {"config", "files", "objects"},
+    "data": BASE | {"config", "files", "objects", "masks"},
     "engine": BASE | {"config", "files", "machine", "ops", "data", "analysis", "backbone", "postprocess", "masks"},
     "launch": BASE | {"config", "engine"},
     "deploy": BASE | {"config", "files", "ops", "data", "engine", "postprocess", "masks"},

@@ -45,7 +45,12 @@ STYLE = {
 
 
 def plot_curves(
-    csv_path: PathLike, png_path: Target, labels: Mapping[str, str] | None = None, *, higher_is_better: bool = True
+    csv_path: PathLike,
+    png_path: Target,
+    labels: Mapping[str, str] | None = None,
+    *,
+    higher_is_better: bool = True,
+    digits: int = 2,
 ) -> None:
     """Draw a run from its log: losses, metrics and learning rate over the epochs.
 
@@ -56,6 +61,7 @@ def plot_curves(
         png_path: written, together with its folder; or a buffer.
         labels: what metrics are called, by column.
         higher_is_better: of the metric that decides.
+        digits: of it after the point.
 
     Raises:
         UserError: the log has no epoch yet.
@@ -84,7 +90,7 @@ def plot_curves(
         for index, name in enumerate(metrics, 1):
             _line(scores, epochs, series(name), index, labels[name])
         if metrics:
-            best = _best(epochs, series(metrics[0]), higher_is_better)
+            best = _best(epochs, series(metrics[0]), higher_is_better, digits)
             scores.set(title=f"Validation: {labels[metrics[0]]} {best}")
         _line(rate, epochs, series("lr"), 3, "")
         rate.set(title="Learning rate", ylabel="learning rate")
@@ -284,13 +290,13 @@ def _legend(axes: Axes) -> None:
         axes.legend(loc="best")
 
 
-def _best(epochs: list[int], values: list[float], higher_is_better: bool) -> str:
+def _best(epochs: list[int], values: list[float], higher_is_better: bool, digits: int) -> str:
     """The best value and the first epoch that reached it."""
     known = [(value if higher_is_better else -value, -epoch) for epoch, value in zip(epochs, values) if value == value]
     if not known:
         return "not measured"
     value, epoch = max(known)
-    return f"best {value if higher_is_better else -value:.2f} in epoch {-epoch}"
+    return f"best {value if higher_is_better else -value:.{digits}f} in epoch {-epoch}"
 
 
 def _log_ratio(alpha: float, beta: float) -> float:

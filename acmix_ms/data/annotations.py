@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from acmix_ms.data.outlines import LEAST_NUMBERS, Outlines, coco_tools, runs_of
+from acmix_ms.data.outlines import LEAST_NUMBERS, Outlines, runs_of
 from acmix_ms.errors import UserError
+from acmix_ms.masks import pycocotools
 
 SECTIONS = ("images", "annotations", "categories")
 LEAST_SIDE = 32  # pixels: of a training image
@@ -182,7 +183,7 @@ def ground_truth(path: Path, *, masks: bool) -> Any:
             raise UserError(f"{path}: annotations[{i}].segmentation: {error}") from error
         one["segmentation"] = polygons
     content.setdefault("info", {})
-    found = coco_tools().coco.COCO()
+    found = pycocotools("coco").COCO()
     found.dataset = content
     with contextlib.redirect_stdout(io.StringIO()):  # it tells what it does
         found.createIndex()

@@ -9,26 +9,10 @@ from typing import Any
 import numpy as np
 
 from acmix_ms.data.canvas import Placement
-from acmix_ms.errors import UserError
+from acmix_ms.masks import pycocotools
 
 LEAST_NUMBERS = 6  # of a polygon: three points
 LARGEST = 2.0**14  # pixels: how far from the canvas corners of polygons may lie; drawing takes memory by their distance
-
-
-def coco_tools() -> Any:
-    """The module pycocotools.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    try:
-        import pycocotools.coco
-        import pycocotools.mask
-    except ImportError as error:
-        raise UserError(
-            "masks and figures of COCO need the package pycocotools, which is missing here: pip install pycocotools"
-        ) from error
-    return pycocotools
 
 
 def run_lengths(counts: Any) -> list[int]:
@@ -114,7 +98,7 @@ class Outlines:
         if len(odd):
             polygon = np.searchsorted(self._ends, odd[0], side="right") - 1
             raise ValueError(int(np.searchsorted(self._first, polygon, side="right") - 1), "a coordinate is not finite")
-        self._tools = coco_tools().mask
+        self._tools = pycocotools("mask")
 
     def __len__(self) -> int:
         return len(self._first) - 1

@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from acmix_ms.data.canvas import boxes_in_image
 from acmix_ms.deploy.prediction import NAME_WIDTH
 from acmix_ms.errors import UserError, printable
 from acmix_ms.masks import encode_pasted, run_lengths
-from acmix_ms.postprocess import Detections, original_boxes
+from acmix_ms.postprocess import Detections
 
 THRESHOLD = 0.3  # scores below are not told
 
@@ -69,7 +70,7 @@ def predict(
     Args:
         find: images (1, 3, H, W) float32 and the (height, width) that each has on its canvas -> detections of each.
         files: the images.
-        read: a file -> its picture on a canvas (3, H, W), and the place (4,) that `postprocess.original_boxes` takes.
+        read: a file -> its picture on a canvas (3, H, W), and the place (4,) that `boxes_in_image` takes.
             It raises a `UserError` for what cannot be read.
         classes: names; ``class 0`` and so on by default.
         threshold: smallest score that is told.
@@ -91,7 +92,7 @@ def predict(
 def _told(file: Path, found: Detections, place, size: tuple[int, int], classes, threshold: float) -> Prediction:
     sure = np.flatnonzero(found.scores >= threshold)
     sure = sure[np.argsort(-found.scores[sure], kind="stable")]
-    boxes, labels = original_boxes(found.boxes[sure], place), found.labels[sure].tolist()
+    boxes, labels = boxes_in_image(found.boxes[sure], place), found.labels[sure].tolist()
     masks = None if found.masks is None else found.masks[sure]
     if classes is not None and max(labels, default=0) >= len(classes):
         raise UserError(f"{len(classes)} names of classes, but the net found class {max(labels)}: give one for each")

@@ -160,7 +160,7 @@ class EpochLog:
 def curve_names(metrics: Sequence[Metric]) -> dict:
     """What `acmix_ms.analysis.figures.plot_curves` has to know of the metrics, as JSON values."""
     labels = {f"val_{m.name}": f"{m.label} ({m.unit})" if m.unit else m.label for m in metrics}
-    return {"labels": labels, "higher_is_better": metrics[0].higher_is_better}
+    return {"labels": labels, "higher_is_better": metrics[0].higher_is_better, "digits": metrics[0].digits}
 
 
 class Table:

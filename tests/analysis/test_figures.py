@@ -67,9 +67,10 @@ def test_curves_without_validation_or_with_nan(tmp_path, values):
 
 
 def test_curves_name_the_best_epoch():
-    assert figures._best([1, 2, 3], [90.0, 95.0, 95.0], True) == "best 95.00 in epoch 2"
-    assert figures._best([1, 2, 3], [90.0, -5.0, -5.0], False) == "best -5.00 in epoch 2"
-    assert figures._best([1], [math.nan], True) == "not measured"
+    assert figures._best([1, 2, 3], [90.0, 95.0, 95.0], True, 2) == "best 95.00 in epoch 2"
+    assert figures._best([1, 2, 3], [90.0, -5.0, -5.0], False, 2) == "best -5.00 in epoch 2"
+    assert figures._best([1], [math.nan], True, 2) == "not measured"
+    assert figures._best([7], [0.4237], True, 3) == "best 0.424 in epoch 7"
 
 
 def test_curves_know_no_metric_by_name(tmp_path):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from acmix_ms import masks as run_lengths
-from acmix_ms.postprocess import original_boxes, paste_masks, sigmoid
+from acmix_ms.data.canvas import boxes_in_image
+from acmix_ms.postprocess import paste_masks, sigmoid
 
 RAMP = np.tile((np.arange(28, dtype=np.float32) + 0.5) / 28, (28, 1))  # from 0 at the left to 1 at the right
 
@@ -61,6 +62,6 @@ def test_run_lengths_hold_the_mask():
 
 
 def test_boxes_go_back_by_the_scale_of_each_side():
-    found = original_boxes(np.float32([[10, 20, 100, 200]]), (400, 300, 800, 150))
+    found = boxes_in_image(np.float32([[10, 20, 100, 200]]), (400, 300, 800, 150))
     assert found.dtype == np.float32 and np.array_equal(found, [[5, 40, 50, 400]])
-    assert original_boxes(np.zeros((0, 4)), (4, 3, 8, 1)).shape == (0, 4)
+    assert boxes_in_image(np.zeros((0, 4)), (4, 3, 8, 1)).shape == (0, 4)

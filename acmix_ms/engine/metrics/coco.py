@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from acmix_ms.data.canvas import boxes_in_image
 from acmix_ms.data.loader import PADDING
 from acmix_ms.engine.metrics.base import Evaluator, Metric
 from acmix_ms.errors import UserError
 from acmix_ms.files import write_text
 from acmix_ms.masks import encode_pasted, pycocotools, run_lengths
-from acmix_ms.postprocess import Detections, original_boxes
+from acmix_ms.postprocess import Detections
 
 NAMES = ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l", "AR_1", "AR_10", "AR_100", "AR_s", "AR_m", "AR_l")
 AP_50, AP_75 = 0, 5  # of the ten overlaps .5, .55, ...
@@ -96,13 +97,13 @@ class CocoDetection(Evaluator):
         return self.METRICS if self.masks else (BOX, *DETAILS["bbox"])
 
     def update(self, outputs: Sequence[Detections], targets: Sequence[np.ndarray], ids: np.ndarray) -> None:
-        """Add a batch: detections on the canvas, (places (B, 4),), of which `original_boxes` tells the meaning."""
+        """Add a batch: detections on the canvas, (places (B, 4),), of which `boxes_in_image` tells the meaning."""
         (places,) = targets
         for detections, place, sample in zip(outputs, np.asarray(places), np.asarray(ids).tolist()):
             if sample == PADDING:
                 continue
             detections, size = Detections(*detections), (int(place[2]), int(place[3]))
-            boxes, pasted = original_boxes(detections.boxes, place), []
+            boxes, pasted = boxes_in_image(detections.boxes, place), []
             if self.masks:
                 if detections.masks is None:
                     raise ValueError("outputs: detections without masks, but masks are to be scored")
@@ -161,46 +162,42 @@ class CocoDetection(Evaluator):
         seconds = time.perf_counter() - began
         return {**scores, "count": len(self.found), "scoring_seconds": round(seconds, 3), "classes": classes}
 
-    def results(self, kind: str) -> list[dict]:
-        """All that was found, as COCO's results have it: image by image, each with its ``bbox`` (x, y, width, height),
-        or of kind ``"segm"`` with its ``segmentation``.
+    def results(self, *kinds: str) -> list[dict]:
+        """All that was found, as COCO's results have it, image by image: each with its ``bbox`` (x, y, width, height),
+        with its ``segmentation``, or with both, as ``kinds`` say.
         """
         entries = []
         for sample in sorted(self.found):
-            found = self.found[sample]
+            found, image = self.found[sample], self.image_ids[sample]
             for index, (box, score, label) in enumerate(zip(found.boxes.tolist(), found.scores.tolist(), found.labels)):
-                entry = {"image_id": self.image_ids[sample], "category_id": self.category_ids[label], "score": score}
-                if kind == "bbox":
+                entry = {"image_id": image, "category_id": self.category_ids[label], "score": score}
+                if "bbox" in kinds:
                     entry["bbox"] = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
-                else:
+                if "segm" in kinds:
                     entry["segmentation"] = {"size": list(found.size), "counts": found.masks[index]}
                 entries.append(entry)
         return entries
 
-    def write_results(self, path: str | os.PathLike, kind: str = "bbox") -> Path:
+    def write_results(self, path: str | os.PathLike, *kinds: str) -> Path:
         """Write `results` as JSON that other tools read: boxes to thousandths of a pixel, scores to six digits.
 
-        A file is of one kind, because tools tell the size of an object by its box wherever there is one.
+        Without ``kinds`` all that is scored is written. Mind that pycocotools takes the size of a detection from its
+        box where it has one: what scores masks by size as `result` does is a file of ``"segm"`` alone.
 
         Raises:
             UserError: it cannot be written.
         """
-        if kind not in self.kinds:
-            raise ValueError(f"kind={kind!r}: choose from {', '.join(self.kinds)}")
-        entries = self.results(kind)
+        if not set(kinds) <= set(self.kinds):
+            raise ValueError(f"kinds={kinds}: choose from {', '.join(self.kinds)}")
+        entries = self.results(*(kinds or self.kinds))
         for entry in entries:
             entry["score"] = round(entry["score"], 6)
-            if kind == "bbox":
+            if "bbox" in entry:
                 entry["bbox"] = [round(value, 3) for value in entry["bbox"]]
-            else:
+            if "segmentation" in entry:
                 entry["segmentation"] = run_lengths(**entry["segmentation"])
         write_text(path, json.dumps(entries, separators=(",", ":")) + "\n")
         return Path(path)
-
-    def write_all(self, path: str | os.PathLike) -> None:
-        """`write_results` of boxes to ``name.json``, and of masks, where there are some, to ``name.segm.json``."""
-        for kind in self.kinds:
-            self.write_results(path if kind == "bbox" else Path(path).with_suffix(".segm.json"), kind)
 
     def _annotations(self) -> list[dict]:
         """What there is to be found in the images that were seen."""
