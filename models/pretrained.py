@@ -106,6 +106,17 @@ def load_torch_state(net: nn.Cell, state: Mapping[str, np.ndarray], *, drop_head
     return dropped
 
 
+def translated(net: nn.Cell, state: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """The state with our names, which each Cell with a ``translate_official`` gives to its own part of it."""
+    for name, cell in net.cells_and_names():
+        if hasattr(cell, "translate_official"):
+            prefix = f"{name}." if name else ""
+            own = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+            others = {key: value for key, value in state.items() if not key.startswith(prefix)}
+            state = {**others, **{prefix + key: value for key, value in cell.translate_official(own).items()}}
+    return state
+
+
 # Where a state dict shows how many classes it is for: rows for each, and rows for background.
 CLASS_ROWS = {
     "fc.weight": (1, 0),

@@ -10,11 +10,18 @@ import math
 from collections.abc import Sequence
 
 import mindspore as ms
+import numpy as np
 from mindspore import Tensor, ops
 
 # Largest logarithm of a side's change that is believed: of 16 pixels in 1000.
 LARGEST_CHANGE = abs(math.log(16 / 1000))
 SMALLEST_SIDE, SMALLEST_UNION = 1e-3, 1e-6
+
+
+@ops.constexpr
+def numbers(count: int) -> Tensor:
+    """(count,) float32: 0, 1, ... `ops.arange` is not compiled everywhere: of a second one the dtype gets lost."""
+    return Tensor(np.arange(count, dtype=np.float32))
 
 
 def _parts(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -98,7 +105,7 @@ def cluster_nms(boxes: Tensor, threshold: float, rounds: int = 20) -> Tensor:
     """
     *batch, count, _ = boxes.shape
     boxes = boxes.reshape(-1, count, 4)
-    rows, columns = ops.arange(count).reshape(-1, 1), ops.arange(count).reshape(1, -1)
+    rows, columns = numbers(count).reshape(-1, 1), numbers(count).reshape(1, -1)
     better = (iou(boxes, boxes) > threshold).astype(ms.float32) * (rows < columns).astype(ms.float32)
     kept = ops.ones((boxes.shape[0], 1, count), ms.float32)
     for _ in range(rounds):

@@ -29,7 +29,7 @@ class MaskRCNN(TwoStage):
         backbone, num_classes, channels: see `TwoStage`.
         hidden: values of the two linear layers of the box head.
         mask_channels: of the mask head.
-        further: see `TwoStage`.
+        num_proposals, num_candidates, num_anchors, num_sampled, max_objects, samples: see `TwoStage`.
     """
 
     terms = OF_RPN + OF_STAGE
@@ -39,17 +39,26 @@ class MaskRCNN(TwoStage):
         self,
         backbone: Backbone,
         num_classes: int = 80,
-        channels: int = 256,
         *,
+        channels: int = 256,
         hidden: int = 1024,
         mask_channels: int = 256,
-        **further,
+        num_proposals: int = 1000,
+        num_candidates: tuple[int, int] = (2000, 1000),
+        num_anchors: int = 256,
+        num_sampled: int = 512,
+        max_objects: int = 100,
+        samples: int = 2,
     ):
-        boxes = BoxHead(num_classes, channels, fcs=2, hidden=hidden)
-        masks = MaskHead(num_classes, channels, channels=mask_channels)
-        super().__init__(
-            backbone, num_classes, channels, RoIHead(boxes, masks), (STAGE,), **{"low_quality": True, **further}
+        head = RoIHead(
+            BoxHead(num_classes, channels, fcs=2, hidden=hidden),
+            MaskHead(num_classes, channels, channels=mask_channels),
         )
+        super().__init__(
+            backbone, num_classes, channels, head, (STAGE,), low_quality=True, num_proposals=num_proposals,
+            num_candidates=num_candidates, num_anchors=num_anchors, num_sampled=num_sampled, max_objects=max_objects,
+            samples=samples,
+        )  # fmt: skip
 
     def box_head(self, stage: int, x: Tensor) -> tuple[Tensor, Tensor]:
         """See `TwoStage`."""
@@ -75,7 +84,7 @@ class CascadeMaskRCNN(TwoStage):
         backbone, num_classes, channels: see `TwoStage`.
         hidden: values of the linear layer of the box heads.
         box_channels, mask_channels: of the heads' convolutions.
-        further: see `TwoStage`.
+        num_proposals, num_candidates, num_anchors, num_sampled, max_objects, samples: see `TwoStage`.
     """
 
     terms = OF_RPN + tuple(f"s{stage}.{name}" for stage in range(len(CASCADE)) for name in OF_STAGE)
@@ -89,18 +98,26 @@ class CascadeMaskRCNN(TwoStage):
         self,
         backbone: Backbone,
         num_classes: int = 80,
-        channels: int = 256,
         *,
+        channels: int = 256,
         hidden: int = 1024,
         box_channels: int = 256,
         mask_channels: int = 256,
-        **further,
+        num_proposals: int = 1000,
+        num_candidates: tuple[int, int] = (2000, 1000),
+        num_anchors: int = 256,
+        num_sampled: int = 512,
+        max_objects: int = 100,
+        samples: int = 2,
     ):
         boxes = [BoxHead(num_classes, channels, convs=4, channels=box_channels, fcs=1, hidden=hidden) for _ in CASCADE]
         masks = [MaskHead(num_classes, channels, channels=mask_channels) for _ in CASCADE]
         head = RoIHead(nn.CellList(boxes), nn.CellList(masks))
-        settings = {"giou": True, "rpn_border": 0, "rpn_beta": 1 / 9, **further}
-        super().__init__(backbone, num_classes, channels, head, CASCADE, **settings)
+        super().__init__(
+            backbone, num_classes, channels, head, CASCADE, giou=True, rpn_border=0, rpn_beta=1 / 9,
+            num_proposals=num_proposals, num_candidates=num_candidates, num_anchors=num_anchors,
+            num_sampled=num_sampled, max_objects=max_objects, samples=samples,
+        )  # fmt: skip
 
     def box_head(self, stage: int, x: Tensor) -> tuple[Tensor, Tensor]:
         """See `TwoStage`."""

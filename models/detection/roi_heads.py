@@ -5,6 +5,7 @@ from __future__ import annotations
 from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import HeNormal, Normal, XavierUniform
 
+from acmix_ms.ops import boxes as geometry
 from acmix_ms.ops.kernels import Dense
 
 from ..necks.fpn import ConvModule
@@ -106,5 +107,5 @@ class RoIHead(nn.Cell):
 def of_class(values: Tensor, labels: Tensor) -> Tensor:
     """(N, classes, ...) and (N,) int32 -> (N, ...): of each row what belongs to its class."""
     count, classes = values.shape[:2]
-    row = ops.arange(count).astype(labels.dtype) * classes + labels
+    row = geometry.numbers(count).astype(labels.dtype) * classes + labels
     return ops.gather(values.reshape(count * classes, *values.shape[2:]), row, 0)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import mindspore as ms
 from mindspore import Tensor, ops
 
@@ -30,7 +28,7 @@ def assign(
     overlaps = geometry.iou(objects, boxes)  # (B, G, M)
     known = ops.logical_and(present.expand_dims(2), there.expand_dims(1))
     overlaps = ops.select(known, overlaps, ops.full_like(overlaps, -1.0))
-    last = ops.arange(objects.shape[1]).astype(ms.float32).reshape(1, -1, 1) + 1  # (1, G, 1)
+    last = geometry.numbers(objects.shape[1]).reshape(1, -1, 1) + 1  # (1, G, 1)
     highest = objects.shape[1] + 1
     largest = ops.amax(overlaps, 1, keepdims=True)
     of_all = highest - ops.amax((overlaps == largest).astype(ms.float32) * (highest - last), 1)  # the first of equals
@@ -43,26 +41,14 @@ def assign(
     return ops.where(there, found, -1.0).astype(ms.int32)
 
 
-class RoIs(NamedTuple):
-    """The RoIs of each image that count, in S slots, positives first. Slots too many repeat others and do not count.
-
-    Attributes:
-        boxes: (B, S, 4) float32.
-        objects: (B, S) int32, the number of the object plus 1, 0 for background.
-        counts: (B, S) bool.
-        given: (B, S) bool, objects that were added to the proposals.
-    """
-
-    boxes: Tensor
-    objects: Tensor
-    counts: Tensor
-    given: Tensor
-
-
 def sample(
     boxes: Tensor, found: Tensor, objects: Tensor, present: Tensor, order: Tensor, slots: int, most: int
-) -> RoIs:
-    """RoIs chosen at random among proposals and objects.
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """RoIs chosen at random among proposals and objects: in S slots, positives first.
+
+    Returns:
+        Their boxes (B, S, 4) float32; their objects (B, S) int32, numbers plus 1, 0 for background; which slots count
+        (B, S) bool, those too many repeat others; and which are objects that were added to the boxes (B, S) bool.
 
     Args:
         boxes, found: (B, M, 4) and what `assign` gives for them (B, M).
@@ -71,7 +57,7 @@ def sample(
         slots, most: so many RoIs and at most so many positive ones of an image.
     """
     count = order.shape[1]
-    numbers = ops.arange(objects.shape[1]).astype(ms.int32).reshape(1, -1) + 1
+    numbers = geometry.numbers(objects.shape[1]).astype(ms.int32).reshape(1, -1) + 1
     own = ops.where(present, numbers, ops.full_like(numbers, -1))
     boxes, found = ops.concat((objects, boxes), 1), ops.concat((own, found), 1)
     order = order.astype(ms.float32)
@@ -84,11 +70,11 @@ def sample(
     key = ops.select(found < 0, order - 4.0 * count, key)
     value, best = ops.topk(key, min(slots, count))
     filled = (value >= 0).astype(ms.int32).sum(1, keepdims=True)
-    slot = ops.arange(slots).astype(ms.int32).reshape(1, -1)
+    slot = geometry.numbers(slots).astype(ms.int32).reshape(1, -1)
     # What is not filled repeats what is, so that BatchNorm sees nothing else.
     turn = slot - ops.maximum(filled, 1) * ops.floor_divide(slot, ops.maximum(filled, 1))
     best = ops.gather_elements(best.astype(ms.int32), 1, turn)
-    return RoIs(
+    return (
         ops.stop_gradient(ops.gather(boxes, best, 1, 1)),
         ops.maximum(ops.gather_elements(found, 1, best), 0),
         slot < filled,
@@ -99,7 +85,8 @@ def sample(
 def mask_targets(bits: Tensor, width: int, boxes: Tensor, objects: Tensor, size: int = 28) -> Tensor:
     """What the masks of boxes should be: (B, P, size, size) float32, 0 and 1, as mmdetection makes them of bitmaps.
 
-    `roi_align.align_any` of each object's mask in its box; where at least a half of a bin is covered, it is 1.
+    RoIAlign of each object's mask in its box, with as many points as that is large; where at least a half of a bin is
+    covered, it is 1.
 
     Args:
         bits: (B, G, H, W/8) uint8, masks of objects as `numpy.packbits` packs their rows.
@@ -112,9 +99,9 @@ def mask_targets(bits: Tensor, width: int, boxes: Tensor, objects: Tensor, size:
     masks = masks.astype(ms.float32)
     boxes = boxes.reshape(-1, 4)
     start, sides = boxes[:, :2] - 0.5, boxes[:, 2:] - boxes[:, :2]
-    columns = shares(start[:, 0], sides[:, 0], size, width, rows=packed * BITS)
+    columns = shares(start[:, 0], sides[:, 0], size, width, packed * BITS)
     columns = columns.reshape(batch * count, size, packed, BITS)
-    rows = shares(start[:, 1], sides[:, 1], size, height)  # (B*P, size, H)
+    rows = shares(start[:, 1], sides[:, 1], size, height, height)  # (B*P, size, H)
     total = 0
     for bit in range(BITS):  # the first column of eight is the highest bit
         place = 2.0 ** (BITS - 1 - bit)

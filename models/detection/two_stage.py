@@ -13,6 +13,7 @@ from mindspore import Tensor, ops
 from acmix_ms import postprocess
 from acmix_ms.backbone import Backbone
 from acmix_ms.objects import Objects
+from acmix_ms.ops import boxes as geometry
 from acmix_ms.postprocess import Detections
 
 from ..necks.fpn import FPN
@@ -76,12 +77,12 @@ class TwoStage(Detector):
         giou: bool = False,
         rpn_border: int = -1,
         rpn_beta: float = 0.0,
-        num_proposals: int = 1000,
-        num_candidates: tuple[int, int] = (2000, 1000),
-        num_anchors: int = 256,
-        num_sampled: int = 512,
-        max_objects: int = 100,
-        samples: int = 2,
+        num_proposals: int,
+        num_candidates: tuple[int, int],
+        num_anchors: int,
+        num_sampled: int,
+        max_objects: int,
+        samples: int,
     ):
         super().__init__(num_classes)
         strides = rpn.ANCHORS.strides
@@ -279,7 +280,7 @@ class TwoStage(Detector):
 def with_images(boxes: Tensor) -> Tensor:
     """(B, S, 4) -> RoIs (B*S, 5), each with the number of its image."""
     batch, count = boxes.shape[:2]
-    images = ops.arange(batch).astype(ms.float32).reshape(batch, 1, 1)
+    images = geometry.numbers(batch).reshape(batch, 1, 1)
     images = ops.broadcast_to(images, (batch, count, 1))
     return ops.concat((images, boxes.astype(ms.float32)), 2).reshape(-1, 5)
 

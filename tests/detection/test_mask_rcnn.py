@@ -8,10 +8,12 @@ import pytest
 from mindspore import Tensor
 
 from acmix_ms import runtime
+from acmix_ms.objects import Objects
 from models import create_model
-from models.detection import roi_losses, rpn, sampling
+from models.detection import detect, roi_losses, rpn, sampling
 from models.detection.mask_rcnn import CascadeMaskRCNN, MaskRCNN
 from models.pretrained import load_torch_state, torch_name
+from models.resnet import ResNet
 from tests.helpers.official import official_input, official_state
 
 CLASSES = 80
@@ -141,3 +143,126 @@ def test_a_net_is_mmdetections(vectors, build, name):
     if cascade:
         shares = sum(1 / (1 + np.exp(-logits.asnumpy())) for logits in masks) / 3
         check(file, "fixed_mask_mean_sigmoid", shares)
+
+
+# --------------------------------------------------------------------------------------------------------- small ones
+CANVAS, SIZE = (64, 96), (56, 90)
+SMALL = {
+    "channels": 8, "hidden": 16, "mask_channels": 8, "num_proposals": 24, "num_candidates": (32, 32),
+    "num_anchors": 32, "num_sampled": 16, "max_objects": 4,
+}  # fmt: skip
+
+
+KINDS = [MaskRCNN, CascadeMaskRCNN]
+
+
+def small(build, **further):
+    backbone = ResNet((1, 1, 1, 1), features_only=True, widths=(4, 4, 8, 8))
+    if build is CascadeMaskRCNN:
+        further = {"box_channels": 8, **further}
+    return build(backbone, 3, **{**SMALL, **further})
+
+
+def scene(random, count):
+    """An image of noise with bright rectangles, and these."""
+    image = random.standard_normal((3, *CANVAS)).astype(np.float32) * 0.1
+    boxes, masks = np.zeros((count, 4), np.float32), np.zeros((count, *CANVAS), np.uint8)
+    labels = random.integers(0, 3, count).astype(np.int32)
+    for i in range(count):
+        x, y = random.integers(0, SIZE[1] - 30), random.integers(0, SIZE[0] - 30)
+        boxes[i] = x, y, x + random.integers(15, 30), y + random.integers(15, 30)
+        left, top, right, bottom = boxes[i].astype(int)
+        masks[i, top:bottom, left:right] = 1
+        image[labels[i], top:bottom, left:right] += 2
+    return image, Objects(boxes, labels, np.zeros((0, 4), np.float32), masks)
+
+
+def batch(net, counts, seed=0):
+    """Images with so many objects, and their targets."""
+    random = np.random.default_rng(seed)
+    scenes = [scene(random, count) for count in counts]
+    targets = [net.prepare(objects, CANVAS, SIZE, np.random.default_rng(seed)) for _, objects in scenes]
+    return Tensor(np.stack([image for image, _ in scenes])), [Tensor(np.stack(part)) for part in zip(*targets)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("build", KINDS)
+def test_steps_lower_the_loss(build):
+    """With images without objects as well, and nothing but the targets decides what is chosen."""
+    runtime.start("CPU", "graph", seed=3)
+    net = small(build).set_train()
+    parameters = net.trainable_params()
+    optimizer = ms.nn.Adam(parameters, 3e-3)
+
+    def loss(images, targets):
+        terms = net(images, *targets)
+        total = terms[0]
+        for term in terms[1:]:
+            total = total + term
+        return total, terms
+
+    step = ms.value_and_grad(loss, None, parameters, has_aux=True)
+    some, none, other = batch(net, (2, 6)), batch(net, (0, 0)), batch(net, (2, 6), seed=1)
+    (_, empty), gradients = step(*none)
+    terms = dict(zip(net.terms, (float(term.asnumpy()) for term in empty)))
+    assert len(terms) == len(empty)
+    assert all(np.isfinite(value.asnumpy()).all() for value in gradients)
+    for name, value in terms.items():
+        assert value == 0 if name.endswith(("bbox", "mask")) else 0 < value < 10, name
+
+    losses = []
+    for i in range(8):
+        (total, terms), gradients = step(*some)
+        assert all(np.isfinite(value.asnumpy()).all() for value in gradients)
+        losses.append(float(total.asnumpy()))
+        if not i:
+            assert all(float(term.asnumpy()) > 0 for term in terms), dict(zip(net.terms, terms))
+            untouched = [p.name for p, g in zip(parameters, gradients) if not np.abs(g.asnumpy()).max()]
+            assert not untouched
+        optimizer(gradients)
+    assert losses[-1] < 0.8 * losses[0]
+    again = [[float(term.asnumpy()) for term in step(*some)[0][1]] for _ in range(2)]
+    assert again[0] == pytest.approx(again[1], rel=1e-5)
+    assert float(step(*other)[0][0].asnumpy()) != pytest.approx(sum(again[0]), rel=1e-5)
+
+
+def test_targets_are_those_of_the_image_and_its_random_numbers():
+    net = small(MaskRCNN)
+    _, objects = scene(np.random.default_rng(0), 6)
+    made = [net.prepare(objects, CANVAS, SIZE, np.random.default_rng(seed)) for seed in (0, 0, 1)]
+    assert all(np.array_equal(a, b) for a, b in zip(made[0], made[1]))
+    assert not np.array_equal(made[0][0], made[2][0]) and not np.array_equal(made[0][-1], made[2][-1])
+    anchors, labels, _, boxes, classes, masks, size, order = made[0]
+    assert boxes.shape == (4, 4) and np.array_equal(boxes, objects.boxes[:4])  # at most four
+    assert np.array_equal(classes, objects.labels[:4]) and size.tolist() == list(SIZE)
+    assert np.array_equal(np.unpackbits(masks, axis=2), objects.masks[:4])
+    assert sorted(order) == list(range(4 + SMALL["num_proposals"]))
+    assert (labels == rpn.OBJECT).sum() <= 16 and (labels != rpn.UNUSED).sum() == 32
+    assert len(set(anchors)) == 32
+    none = Objects(np.zeros((0, 4), np.float32), np.zeros(0, np.int32), objects.ignored, objects.masks[:0])
+    assert (net.prepare(none, CANVAS, SIZE, np.random.default_rng(0))[1] == rpn.NOTHING).all()
+    with pytest.raises(ValueError, match="masks"):
+        net.prepare(objects._replace(masks=None), CANVAS, SIZE, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("build", KINDS)
+def test_what_is_found_lies_in_its_image(build):
+    runtime.start("CPU", "pynative", seed=0)
+    net = small(build)
+    images, _ = batch(net, (2, 3))
+    found = detect(net, images, [SIZE, (40, 50)])
+    assert len(found) == 2
+    for of_image, (height, width) in zip(found, [SIZE, (40, 50)]):
+        assert 0 < len(of_image.scores) <= 100 and of_image.masks.shape == (len(of_image.scores), 28, 28)
+        assert (of_image.boxes >= 0).all() and (of_image.boxes <= [width, height, width, height]).all()
+        assert (np.diff(of_image.scores) <= 0).all() and (of_image.labels < 3).all()
+        assert 0 < of_image.masks.min() and of_image.masks.max() < 1
+    scores, deltas = net(images)
+    assert [level.shape[2:] for level in scores] == [(16, 24), (8, 12), (4, 6), (2, 3), (1, 2)]
+    assert scores[0].shape == (2, 3, 16, 24) and deltas[0].shape == (2, 12, 16, 24)
+    rois = Tensor(np.array([[0, 1, 1, 30, 30], [1, 5, 5, 9, 50], [1, 0, 0, 40, 40]], np.float32))
+    boxes, masks = net.rois(images, rois), net.masks(images, rois)
+    if build is CascadeMaskRCNN:
+        assert len(boxes) == len(masks) == 3
+        boxes, masks = boxes[0], masks[0]
+    assert [part.shape for part in boxes] == [(3, 4), (3, 12)] and masks.shape == (3, 3, 28, 28)

@@ -26,12 +26,16 @@ def test_roi_align(vectors, form, samples, size):
     """With boxes outside of the map and across its border, small and large ones; and its gradient."""
     runtime.start("CPU", "graph")
     file = vectors("dense/roi_align")
-    align, stride = getattr(roi_align, form), int(1 / file["spatial_scale"])
+    stride = int(1 / file["spatial_scale"])
     expected = file[f"out_{size}_sr{samples}"]
     weight, rois = Tensor(drawn(file[f"grad_output_seed_{size}"], expected.shape)), Tensor(file["rois"])
+    first = ops.zeros((len(file["rois"]),), ms.int32)
 
     def total(x):
-        found = align(x, rois, stride, size, samples)
+        if form == "align":
+            found = roi_align.align(x, rois, stride, size, samples)
+        else:
+            found = roi_align.align_any((x,), rois, first, (stride,), size, samples)
         return (found * weight).sum(), found
 
     (_, found), gradient = ms.value_and_grad(total, has_aux=True)(Tensor(file["feat"]))
@@ -181,11 +185,10 @@ def test_sampling(positives, negatives, expected):
     random = np.random.default_rng(3)
     order = random.permutation(3 + found.size).astype(np.int32)[None]
     given = [boxes, found, objects.astype(np.float32), present, order]
-    rois = sampling.sample(*map(Tensor, given), slots, 4)
-    counts, numbers = rois.counts.asnumpy()[0], rois.objects.asnumpy()[0]
+    chosen, numbers, counts, _ = (part.asnumpy()[0] for part in sampling.sample(*map(Tensor, given), slots, 4))
     assert counts.tolist() == [True] * sum(expected) + [False] * (slots - sum(expected))
     assert numbers[: sum(expected)].tolist() == [1] * expected[0] + [0] * expected[1]
-    row = (rois.boxes.asnumpy()[0, :, 0] - 100) // 4
+    row = (chosen[:, 0] - 100) // 4
     rank = order[0, 3:]
     for kind, first, count in ((1, 0, expected[0]), (0, expected[0], expected[1])):
         ranked = sorted(np.flatnonzero(found[0] == kind), key=lambda i: -rank[i])[:count]
@@ -194,8 +197,7 @@ def test_sampling(positives, negatives, expected):
         assert set(row[sum(expected) :]) <= set(row[: sum(expected)])
 
     given[3] = np.array([[True, True, False]])
-    rois = sampling.sample(*map(Tensor, given), slots, 100)
-    taken = rois.given.asnumpy()[0] & rois.counts.asnumpy()[0]
-    assert sorted(rois.boxes.asnumpy()[0][taken][:, 0].tolist()) == [1, 2]
-    assert sorted(rois.objects.asnumpy()[0][taken].tolist()) == [1, 2]
-    assert int(((rois.objects.asnumpy() > 0) & rois.counts.asnumpy()).sum()) == min(positives + 2, slots)
+    chosen, numbers, counts, own = (part.asnumpy()[0] for part in sampling.sample(*map(Tensor, given), slots, 100))
+    assert sorted(chosen[own & counts][:, 0].tolist()) == [1, 2]
+    assert sorted(numbers[own & counts].tolist()) == [1, 2]
+    assert int(((numbers > 0) & counts).sum()) == min(positives + 2, slots)
