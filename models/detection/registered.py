@@ -55,6 +55,7 @@ DETECTORS: tuple[tuple[str, type[Detector], tuple[Callable, ...], dict], ...] = 
     ("cascade_mask_rcnn", CascadeMaskRCNN, (acmix_resnet_shapes,), {**SMALL_REGIONS, "box_channels": 32}),
 )
 
+
 def own_arguments(kind: type[Detector]) -> tuple[str, ...]:
     """Names of the keyword arguments of a detector, beside those of its backbone."""
     found = inspect.signature(kind.__init__).parameters.values()
