@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "postprocess": set(),
     "masks": {"errors", "postprocess"},
     "ops": BASE,
-    "analysis": BASE | {"ops", "objects", "postprocess"},
+    "analysis": BASE | {"ops", "objects", "postprocess", "backbone"},
     "data": BASE | {"config", "files", "objects", "masks"},
     "engine": BASE | {"config", "files", "machine", "ops", "data", "analysis", "backbone", "postprocess", "masks"},
     "launch": BASE | {"config", "engine"},

@@ -23,6 +23,7 @@ class Reported:
         options: keyword arguments of the model, as (name, value) pairs.
         image_size: side of the images that ``flops`` is for, or (height, width).
         schedule: of a detector, ``"1x"`` or ``"3x"``.
+        strided: whether `ACmix` is counted with ``strided_projections``, see `complexity`.
         ap: of a detector on COCO, as printed: mAP (empty where it is not legible in the text we have), AP50 and AP75.
     """
 
@@ -36,12 +37,14 @@ class Reported:
     options: tuple[tuple[str, str], ...] = ()
     image_size: int | tuple[int, int] = 224
     schedule: str = ""
+    strided: bool = False
     ap: tuple[str, str, str] = ("", "", "")
 
     @property
     def key(self) -> str:
         """Under which its counts are handed to the tables."""
         size = "" if self.image_size == 224 else f" at {self.size}"
+        size += " strided" if self.strided else ""
         return " ".join([self.model, *(f"{name}={value}" for name, value in self.options)]) + size
 
     @property
@@ -133,8 +136,9 @@ COCO_SIZE, COCO_SIZE_OF_REGIONS = (800, 1333), (1280, 800)
 
 
 def _detector(model: str, label: str, schedule: str, flops: str, *ap: str) -> Reported:
-    size = COCO_SIZE if model.startswith("retinanet") else COCO_SIZE_OF_REGIONS
-    return Reported(model, label, "mmdetection", "", flops, image_size=size, schedule=schedule, ap=ap)
+    one_stage = model.startswith("retinanet")
+    size, convention = (COCO_SIZE, "mmdetection") if one_stage else (COCO_SIZE_OF_REGIONS, "A+norm")
+    return Reported(model, label, convention, "", flops, image_size=size, schedule=schedule, ap=ap)
 
 
 TABLE3 = (

@@ -54,31 +54,12 @@ DETECTORS: tuple[tuple[str, type[Detector], tuple[Callable, ...], dict], ...] = 
     ("cascade_mask_rcnn", CascadeMaskRCNN, SWINS, {}),
     ("cascade_mask_rcnn", CascadeMaskRCNN, (acmix_resnet_shapes,), {**SMALL_REGIONS, "box_channels": 32}),
 )
-# What makes a detector what it is: not for the caller to say.
-FIXED = ("backbone", "further", "low_quality", "giou", "rpn_border", "rpn_beta")
 
 
 def own_arguments(kind: type[Detector]) -> tuple[str, ...]:
     """Names of the keyword arguments of a detector, beside those of its backbone."""
-    return tuple(dict.fromkeys(name for taker in _takers(kind) for name in _keywords(taker) if name not in FIXED))
-
-
-def _takers(kind: type[Detector]) -> tuple[type, ...]:
-    """Whose arguments those of a detector are: its own, and those of what it is derived from."""
-    further = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in _parameters(kind))
-    return (kind, kind.__base__) if further else (kind,)
-
-
-def _parameters(taker: type) -> list[inspect.Parameter]:
-    return [each for name, each in inspect.signature(taker.__init__).parameters.items() if name != "self"]
-
-
-def _keywords(taker: type) -> list[str]:
-    return [
-        each.name
-        for each in _parameters(taker)
-        if each.default is not inspect.Parameter.empty and each.name != "num_classes"
-    ]
+    found = inspect.signature(kind.__init__).parameters.values()
+    return tuple(each.name for each in found if each.kind is inspect.Parameter.KEYWORD_ONLY)
 
 
 def build(kind: type[Detector], backbone: Callable, settings: dict, num_classes: int, kwargs: dict) -> Detector:
@@ -88,7 +69,7 @@ def build(kind: type[Detector], backbone: Callable, settings: dict, num_classes:
         UserError: an argument that neither takes, or a value that cannot be right.
     """
     own = own_arguments(kind)
-    parts = split_arguments({k: v for k, v in kwargs.items() if k in own}, *_takers(kind), without=FIXED)
+    mine, _ = split_arguments({k: v for k, v in kwargs.items() if k in own}, kind, without=("backbone",))
     rest = {name: value for name, value in kwargs.items() if name not in own}
     if "features_only" in rest:
         raise UnknownArgument("features_only", rest["features_only"], own)
@@ -97,7 +78,7 @@ def build(kind: type[Detector], backbone: Callable, settings: dict, num_classes:
     except UnknownArgument as error:
         known = {*own, *error.known} - {"features_only"}
         raise UnknownArgument(error.name, error.value, known) from error
-    return kind(net, num_classes, **{**settings, **parts[0], **parts[1]})
+    return kind(net, num_classes, **{**settings, **mine})
 
 
 def _builder(name: str, kind: type[Detector], backbone: Callable, settings: dict) -> Callable[..., Detector]:
