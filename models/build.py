@@ -196,7 +196,11 @@ def open_net(path: str, args: Namespace, *, mode: str = "graph") -> Opened:
         if about.task != "classification":
             raise UserError(f"{path} is for {about.task}: only files for classification are run here")
         return Opened(open_file(path), about.preprocess, about.classes, precision=about.precision)
-    cfg, saved = read(args)
+    return open_checkpoint(*read(args), path, mode=mode)
+
+
+def open_checkpoint(cfg: config.Config, saved: Checkpoint | None, path: str, *, mode: str = "graph") -> Opened:
+    """The net of ``cfg`` with the weights that were read from ``path``; starts the runtime."""
     runtime.start_for(cfg, mode)
     net = net_of(cfg, saved, path)
     return Opened(CellRunner(net.cell, path, batch=1), preprocess_of(cfg.data), net.classes, net, cfg.data)
