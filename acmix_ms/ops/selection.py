@@ -12,7 +12,7 @@ import mindspore as ms
 from mindspore import Tensor, ops
 
 from acmix_ms.ops import kernels
-from acmix_ms.ops.boxes import apart, cluster_nms, free_of
+from acmix_ms.ops.boxes import apart, cluster_nms, free_of, has_area
 
 BLOCK = 500  # boxes that are compared with each other at once: comparing all costs the square of their number
 
@@ -83,17 +83,17 @@ def first_kept(boxes: Tensor, there: Tensor, threshold: float, count: int) -> tu
     Returns:
         (B, n) int32, where they are in the list, and (B, n) float32, 1 where there is one, else 0.
     """
-    chosen = kept = where = None
-    for start in range(0, boxes.shape[1], BLOCK):
-        part, here = boxes[:, start : start + BLOCK], there[:, start : start + BLOCK]
-        size = part.shape[1]
-        if chosen is not None:
-            here = here * free_of(part, chosen, kept, threshold)
+    # None are kept at first: a list without conditions is compiled sooner.
+    chosen, kept = ops.zeros((boxes.shape[0], 1, 4), ms.float32), ops.zeros((boxes.shape[0], 1), ms.float32)
+    where = kept.astype(ms.int32)
+    start = 0
+    for part, here in zip(ops.split(boxes, BLOCK, 1), ops.split(there, BLOCK, 1)):
+        here = here * free_of(part, chosen, kept, threshold)
         here = cluster_nms(part, threshold, there=here).astype(ms.float32)
-        place = ops.zeros_like(here).astype(ms.int32) + ops.arange(start, start + size).astype(ms.int32)
-        if chosen is not None:
-            part, here, place = ops.cat((chosen, part), 1), ops.cat((kept, here), 1), ops.cat((where, place), 1)
-            size = part.shape[1]
+        place = ops.zeros_like(here).astype(ms.int32) + ops.arange(start, start + part.shape[1]).astype(ms.int32)
+        part, here, place = ops.cat((chosen, part), 1), ops.cat((kept, here), 1), ops.cat((where, place), 1)
+        start += BLOCK
+        size = part.shape[1]
         order, index = ops.topk(here * ops.arange(size, 0, -1).astype(ms.float32), min(count, size))
         kept = (order > 0.5).astype(ms.float32)
         chosen, where = take_rows(part, index), take(place, index)
@@ -110,9 +110,7 @@ def detections(boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float, 
         iou: above which a box goes for a better one of its class.
         count: so many at most.
     """
-    sides = boxes[..., 2:] - boxes[..., :2]
-    there = ops.logical_and(scores > threshold, ops.logical_and(sides[..., 0] > 0, sides[..., 1] > 0))
-    there = there.astype(ms.float32)
+    there = ops.logical_and(scores > threshold, has_area(boxes)).astype(ms.float32)
     scores, order = ops.topk(scores * there, scores.shape[1])
     there = (scores > 0).astype(ms.float32)
     boxes = take_rows(boxes, order) * there.expand_dims(-1)

@@ -48,9 +48,10 @@ class EndToEnd(nn.Cell):
         self.size = Tensor(np.asarray([canvas], np.float32))  # (1, 2)
 
     def construct(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        logits, deltas = self.net(images)
         boxes, scores, labels = (), (), ()
-        for logits, deltas, anchors in zip(*self.net(images), self.anchors):
-            best = self.of_level(logits, deltas, anchors)
+        for i, anchors in enumerate(self.anchors):
+            best = self.of_level(logits[i], deltas[i], anchors)
             boxes, scores, labels = (*boxes, best[0]), (*scores, best[1]), (*labels, best[2])
         found = selection.detections(
             ops.cat(boxes, 1), ops.cat(scores, 1), ops.cat(labels, 1), self.threshold, self.iou_threshold, self.count
@@ -60,6 +61,6 @@ class EndToEnd(nn.Cell):
     def of_level(self, logits: Tensor, deltas: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, A*C, h, w), (B, A*4, h, w), (N, 4) -> of the best pairs boxes (B, n, 4), scores (B, n), labels (B, n)."""
         scores, which, labels = selection.best_pairs(logits, self.per_place, self.per_level)
-        deltas = deltas.astype(ms.float32).transpose((0, 2, 3, 1)).reshape(-1, anchors.shape[0], 4)
+        deltas = ops.transpose(deltas.astype(ms.float32), (0, 2, 3, 1)).reshape(-1, anchors.shape[0], 4)
         boxes = geometry.decode(ops.gather(anchors, which, 0), selection.take_rows(deltas, which))
         return geometry.clip(boxes, self.size), scores, labels
