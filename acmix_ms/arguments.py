@@ -63,6 +63,17 @@ def positive_int(text: str) -> int:
     return int(text)
 
 
+def share(text: str) -> float:
+    """An argparse type: 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return value
+
+
 def sides_or_dynamic(text: str) -> tuple[int, int] | None:
     """An argparse type: ``N`` or ``HxW`` as (H, W), or None for ``dynamic``."""
     if text == "dynamic":

@@ -12,6 +12,8 @@ import numpy as np
 
 LARGEST_CHANGE = abs(np.log(16 / 1000))
 SMALLEST_UNION = 1e-6
+# Of a test: the smallest score that counts, the IoU above which a box goes, pairs of each level, detections.
+THRESHOLD, IOU_THRESHOLD, PER_LEVEL, COUNT = 0.05, 0.5, 1000, 100
 RUN_BY_CLASS = 10_000  # so many boxes are not compared all at once
 
 
@@ -22,13 +24,13 @@ class Detections(NamedTuple):
         boxes: (n, 4) float32.
         scores: (n,) float32.
         labels: (n,) int64.
-        masks: of nets with masks what lies in each box.
+        masks: (n, 28, 28) float32, the probability that a part of the box is the object; None of nets without masks.
     """
 
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
-    masks: np.ndarray | None = None  # (n, 28, 28) float32 probabilities
+    masks: np.ndarray | None = None
 
 
 def detections_in(outputs: Mapping[str, np.ndarray], sizes: Sequence[tuple[int, int]]) -> list[Detections]:
@@ -134,10 +136,10 @@ def dense_detections(
     anchors: Sequence[np.ndarray],
     size: tuple[float, float],
     *,
-    threshold: float = 0.05,
-    per_level: int = 1000,
-    iou_threshold: float = 0.5,
-    count: int = 100,
+    threshold: float = THRESHOLD,
+    per_level: int = PER_LEVEL,
+    iou_threshold: float = IOU_THRESHOLD,
+    count: int = COUNT,
 ) -> Detections:
     """What RetinaNet finds in one image.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from acmix_ms.analysis.figures import BLUE, ORANGE, PURPLE, STYLE, VERMILION, _save
+from acmix_ms.analysis.figures import BLUE, ORANGE, PURPLE, STYLE, VERMILION, save
 from benchmarks.protocol import Measured
 from benchmarks.targets import Result
 
@@ -194,4 +194,4 @@ def plot(sessions: Mapping[str, Sequence[Measured]], results: Sequence[Result], 
             each.invert_yaxis()
             each.grid(axis="y", visible=False)
             each.set_axisbelow(True)
-        _save(figure, png_path)
+        save(figure, png_path)

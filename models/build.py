@@ -71,11 +71,27 @@ def read(args: Namespace, *, exported: bool = False) -> tuple[config.Config, Che
 
 
 # --------------------------------------------------------------------------------------------------- configurations
+# Where the recipe of a model may be, and what follows its name.
+RECIPES = (
+    *(("classification", ending) for ending in ("_imagenet", "")),
+    *(("detection", ending) for ending in ("_1x", "_3x", "")),
+)
+
+
 def config_of_model(name: str, overrides: Sequence[str] = ()) -> config.Config:
-    """The recipe of a model, which says how its pictures are prepared; of one without recipe the defaults."""
-    for file in (CONFIGS / "classification" / f"{name}{ending}.yaml" for ending in ("_imagenet", "")):
+    """The recipe of a model, which says how its pictures are prepared; of one without recipe the defaults.
+
+    Raises:
+        UserError: unknown model.
+    """
+    for folder, ending in RECIPES:
+        file = CONFIGS / folder / f"{name}{ending}.yaml"
         if file.is_file():
             return config.load(file, overrides)
+    from .registry import model_task
+
+    if model_task(name) == "detection":
+        return config.load(CONFIGS / "base" / "coco.yaml", [f"model.name={name}", f"run_dir=runs/{name}", *overrides])
     return config.for_model(name, overrides)
 
 
@@ -180,7 +196,11 @@ def open_net(path: str, args: Namespace, *, mode: str = "graph") -> Opened:
         if about.task != "classification":
             raise UserError(f"{path} is for {about.task}: only files for classification are run here")
         return Opened(open_file(path), about.preprocess, about.classes, precision=about.precision)
-    cfg, saved = read(args)
+    return open_checkpoint(*read(args), path, mode=mode)
+
+
+def open_checkpoint(cfg: config.Config, saved: Checkpoint | None, path: str, *, mode: str = "graph") -> Opened:
+    """The net of ``cfg`` with the weights that were read from ``path``; starts the runtime."""
     runtime.start_for(cfg, mode)
     net = net_of(cfg, saved, path)
     return Opened(CellRunner(net.cell, path, batch=1), preprocess_of(cfg.data), net.classes, net, cfg.data)

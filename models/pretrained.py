@@ -107,17 +107,14 @@ def load_torch_state(net: nn.Cell, state: Mapping[str, np.ndarray], *, drop_head
 
 
 def translated(net: nn.Cell, state: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-    """A state dict in which the official names of a backbone are those of ours, wherever in ``net`` it stands.
-
-    A backbone translates its own names, without a prefix; a bare operator may do so too.
-    """
-    prefix, backbone = layout(net)[:2]
-    translator = backbone if prefix else net
-    if not hasattr(translator, "translate_official"):
-        return state
-    inside = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
-    around = {name: value for name, value in state.items() if not name.startswith(prefix)}
-    return {**{prefix + name: value for name, value in translator.translate_official(inside).items()}, **around}
+    """The state with our names, which each Cell with a ``translate_official`` gives to its own part of it."""
+    for name, cell in net.cells_and_names():
+        if hasattr(cell, "translate_official"):
+            prefix = f"{name}." if name else ""
+            own = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+            others = {key: value for key, value in state.items() if not key.startswith(prefix)}
+            state = {**others, **{prefix + key: value for key, value in cell.translate_official(own).items()}}
+    return state
 
 
 # Where a state dict shows how many classes it is for: rows for each, and rows for background.

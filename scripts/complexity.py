@@ -38,18 +38,47 @@ def read_options(pairs: list[str]) -> dict:
     return options
 
 
-def count(name: str, image_size: int = 224, **options):
-    """`Complexity` of a model for one image."""
+def count(name: str, image_size: int | tuple[int, int] = 224, strided: bool = False, **options):
+    """`Complexity` of a model for one image, a square or (height, width).
+
+    With ``strided`` see `acmix_ms.analysis.complexity.complexity`.
+    """
+    from mindspore.nn.utils import no_init_parameters
+
     from acmix_ms.analysis.complexity import complexity
     from models import create_model
 
     try:
-        net = create_model(name, **options)
+        with no_init_parameters():
+            net = create_model(name, **options)
     except UserError:
         raise
     except (TypeError, ValueError) as error:  # MindSpore's own, of a value of the wrong kind
         raise UserError(f"model {name!r} cannot be built with {options}: {error}") from error
-    return complexity(net, (1, options.get("in_channels", 3), image_size, image_size))
+    sides = image_size if isinstance(image_size, tuple) else (image_size, image_size)
+    shape = (1, options.get("in_channels", 3), *sides)
+    return complexity(net, shape, parts=regions(net), strided_projections=strided)
+
+
+PROPOSALS, MASKS = 1000, 100  # of an image, as mmdetection's get_flops.py takes them
+
+
+def regions(net) -> list[tuple]:
+    """The heads of a net with two stages, which no image passes, and the shapes of their inputs."""
+    from mindspore import nn
+
+    from models.detection.two_stage import BOX_SIZE, MASK_SIZE, TwoStage
+
+    if not isinstance(net, TwoStage):
+        return []
+    found, channels = [], net.neck.fpn_convs[0].conv.out_channels
+    for heads, count, side in (
+        (net.roi_head.bbox_head, PROPOSALS, BOX_SIZE),
+        (net.roi_head.mask_head, MASKS, MASK_SIZE),
+    ):
+        stages = heads if isinstance(heads, nn.CellList) else [heads]
+        found += [(head, (count, channels, side, side)) for head in stages]
+    return found
 
 
 def count_all() -> dict:
@@ -69,7 +98,7 @@ def count_all() -> dict:
     }
     counts = {key: complexity(cells[key], shape) for key in tables.CELLS}
     for key, row in tables.needed().items():
-        counts[key] = count(row.model, row.image_size, **dict(row.options))
+        counts[key] = count(row.model, row.image_size, row.strided, **dict(row.options))
     return {**counts, **{name: count(name) for name in other_models()}}
 
 

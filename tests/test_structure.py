@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "postprocess": set(),
     "masks": {"errors", "postprocess"},
     "ops": BASE,
-    "analysis": BASE | {"ops", "objects", "postprocess"},
+    "analysis": BASE | {"ops", "objects", "postprocess", "backbone"},
     "data": BASE | {"config", "files", "objects", "masks"},
     "engine": BASE | {"config", "files", "machine", "ops", "data", "analysis", "backbone", "postprocess", "masks"},
     "launch": BASE | {"config", "engine"},
@@ -36,6 +36,7 @@ ALSO = {
     "pretrained.py": {"engine"},  # reading, checking and resizing weights is written once, for fine-tuning too
     "torch_files.py": {"files"},  # the sum over a file as well
     "tasks.py": {"config", "data", "deploy", "engine"},  # what trains and judges a net
+    "answers.py": {"analysis", "config", "data", "deploy", "engine"},  # what a net says of image files
     "build.py": {"arguments", "checkout", "config", "data", "deploy", "engine", "files"},  # configuration -> net
 }
 COMMANDS = "commands"  # of acmix_ms they alone may import everything, models as well: they put the parts together

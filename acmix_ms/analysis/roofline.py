@@ -172,13 +172,13 @@ def predict(
 
 
 def predict_calls(
-    calls: Iterable[Call], batch: int, device: str, precision: str, fusion: str, model: str = "", *more: Work
+    calls: Iterable[Call], batch: int, device: str, precision: str, fusion: str, model: str = ""
 ) -> Prediction:
-    """Predict Cells that `trace` has noted of one image, for any batch, and ``more`` work after them."""
+    """Predict Cells that `trace` has noted of one image, for any batch."""
     check_positive(batch=batch)
     check_choice(FUSIONS, fusion=fusion)
     peaks = find_device(device, precision)
-    rows = (_row(piece, peaks, precision, fusion) for piece in (*work(calls, batch), *more))
+    rows = (_row(piece, peaks, precision, fusion) for piece in work(calls, batch))
     return Prediction(model, device, precision, batch, fusion, tuple(row for row in rows if row.time_s > 0))
 
 

@@ -26,10 +26,20 @@ from acmix_ms.ops.neighborhood import BLOCK
 # ---------------------------------------------------------------------------------------------------------- plain Cells
 def _conv(cell: nn.Conv2d, given: tuple, out: tuple) -> list[Work]:
     height, width = cell.weight.shape[2:]
-    counts = {"bias": prod(out) if cell.has_bias else 0, **size(cell)}
+    bias = prod(out) if cell.has_bias else 0
+    counts = {"bias": bias, "counter": bias, **size(cell)}
     if height * width > 1:
         counts.update(kernel=f"{height}x{width}", additions=prod(out) * height * width)
     return [convolution(given, out, (height, width), cell.group, **counts)]
+
+
+def _transposed(cell: nn.Conv2dTranspose, given: tuple, out: tuple) -> list[Work]:
+    """Each pixel that comes in is multiplied with the whole kernel."""
+    bias, window = prod(out) if cell.has_bias else 0, tuple(cell.kernel_size)
+    moved = HALF * (prod(given) + prod(out) + cell.weight.size)
+    rows = given[0] * prod(given[2:])
+    multiplied = product(cell.group, rows, given[1] // cell.group, prod(window) * out[1] // cell.group)
+    return [Work("deconv", **multiplied, bias=bias, counter=bias, fused=moved, unfused=moved, **size(cell))]
 
 
 def _dense(cell: nn.Dense, given: tuple, out: tuple) -> list[Work]:
@@ -48,11 +58,14 @@ def _shift(cell: ShiftConv, given: tuple, out: tuple) -> list[Work]:
 
 def _pool(cell: nn.Cell, given: tuple, out: tuple) -> list[Work]:
     moved = HALF * (prod(given) + prod(out))
-    return [Work("pool", fused=moved, unfused=moved)]
+    return [Work("pool", counter=prod(given), fused=moved, unfused=moved)]
 
 
-def _pass(kind: str) -> Callable:
-    return lambda cell, given, out: [passes(kind, prod(given) + prod(out))]
+def _pass(kind: str, counter: int = 0) -> Callable:
+    def rule_of(cell: nn.Cell, given: tuple, out: tuple) -> list[Work]:
+        return [replace(passes(kind, prod(given) + prod(out)), counter=counter * prod(out))]
+
+    return rule_of
 
 
 def _declared(cell: nn.Cell, given: tuple, out: tuple, *rest) -> list[Work]:
@@ -86,7 +99,8 @@ def _conv_path(cell, batch: int, dim: int, full: tuple, low: tuple | None, out: 
     heads, taps = cell.num_heads, cell.conv_kernel_size**2
     per_head, pixels, out_pixels = dim // heads, batch * prod(full), batch * prod(out)
     features = per_head * taps  # channels between fc and shift
-    counts = {"bias": features * pixels if cell.fc.has_bias else 0, **size(cell.fc)}
+    bias = features * pixels if cell.fc.has_bias else 0
+    counts = {"bias": bias, "counter": bias, **size(cell.fc)}
     if low is None:
         pieces = [_fc(3 * heads, taps, per_head * pixels, **counts), passes("move", 2 * features * pixels)]
     else:
@@ -135,7 +149,8 @@ def _halo(size: tuple, kernel: int, stride: int, dilation: int) -> tuple[int, in
 def _acmix(cell: ACmix, given: tuple, out: tuple) -> list[Work]:
     batch, depth, *sides = given
     dim, pixels, out_pixels = cell.out_channels, batch * prod(sides), batch * prod(out[2:])
-    counts = {"bias": 3 * dim * pixels, **size(cell.conv1, cell.conv2, cell.conv3)}
+    bias = 3 * dim * pixels
+    counts = {"bias": bias, "counter": bias, **size(cell.conv1, cell.conv2, cell.conv3)}
     pieces = [_projections(pixels, depth, dim, dim, dim, **counts)]
     if cell.mix != "conv":
         heads, taps = cell.num_heads, cell.attn_kernel_size**2
@@ -184,13 +199,17 @@ def _window(cell: WindowACmix, given: tuple, out: tuple, *mask) -> list[Work]:
 def _patchwise(cell: PatchwiseACmix, given: tuple, out: tuple) -> list[Work]:
     batch, depth, *sides = given
     pixels, out_pixels, dim, few = batch * prod(sides), batch * prod(out[2:]), cell.out_channels, cell.rel_channels
-    counts = {"bias": (2 * few + dim) * pixels, **size(cell.conv1, cell.conv2, cell.conv3)}
+    bias = (2 * few + dim) * pixels
+    counts = {"bias": bias, "counter": bias, **size(cell.conv1, cell.conv2, cell.conv3)}
     pieces = [_projections(pixels, depth, few, few, dim, **counts)]
     if cell.mix != "conv":
         taps, weights = cell.attn_kernel_size**2, dim // cell.share_channels
         spelled = few * (taps + 1)  # channels of a query with all its keys
         layers = linear(out_pixels, spelled, weights), linear(out_pixels, weights, taps * weights)
-        counts = {"stage": "II", "bias": taps * weights * out_pixels, **size(cell.conv_w)}
+        bias = taps * weights * out_pixels
+        # The two norms and ReLUs of conv_w too.
+        counted = bias + 3 * (spelled + weights) * out_pixels
+        counts = {"stage": "II", "bias": bias, "counter": counted, **size(cell.conv_w)}
         both = joined("weights", layers, **counts)
         # The keys spelled out and joined to q, two norms and ReLUs; the ideal kernel reads q and k.
         around = few * pixels + out_pixels * (few * taps + 2 * spelled + 4 * spelled + 4 * weights)
@@ -218,7 +237,9 @@ def _reduction(cell: SpatialReductionACmix, given: tuple, out: tuple, height: in
     bias = batch * dim * (length + 2 * keys) if cell.q.has_bias else 0
     pieces = [joined("project", layers, stage="I", bias=bias, **size(cell.q, cell.kv))]
     if ratio > 1:
-        counts = {"bias": dim * few, "norm": dim * few, **size(cell.sr, cell.norm)}  # those of its norm are here
+        bias = dim * few
+        # Those of its norm are here.
+        counts = {"bias": bias, "counter": bias, "norm": bias, **size(cell.sr, cell.norm)}
         maps = (batch, dim, *sides), (batch, dim, *low)
         pieces.append(convolution(*maps, (ratio, ratio), kind="reduce", **counts))
         pieces += [passes("move", 2 * dim * (pixels + few)), layer_norm(few * dim)]
@@ -250,10 +271,13 @@ RULES: dict[tuple[type, ...], Callable] = {
     (SpatialReductionACmix,): _reduction,
     (ShiftConv,): _shift,
     (nn.Conv2d,): _conv,
+    (nn.Conv2dTranspose,): _transposed,
     (nn.Dense,): _dense,
     (nn.LayerNorm,): _layer_norm,
-    (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm): _pass("norm"),
-    (nn.ReLU, nn.ReLU6, nn.GELU, nn.Sigmoid, nn.SiLU, nn.HSwish): _pass("activation"),
+    (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d): _pass("norm", 2),
+    (nn.GroupNorm,): _pass("norm"),
+    (nn.ReLU, nn.ReLU6): _pass("activation", 1),
+    (nn.GELU, nn.Sigmoid, nn.SiLU, nn.HSwish): _pass("activation"),
     (nn.MaxPool2d, nn.AvgPool2d): _pool,
     (nn.Pad,): _pass("move"),
 }

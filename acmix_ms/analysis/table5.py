@@ -8,16 +8,15 @@ of PVT-ACmix-T), the second inferred from it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from mindspore import nn
 
 from acmix_ms.analysis.roofline import FUSIONS, LABEL, OMITTED, find_device, predict_calls
 from acmix_ms.analysis.trace import trace
-from acmix_ms.analysis.work import Work, convolution, passes
+from acmix_ms.backbone import layout
 
 IMAGE_SIZE = 576
-PYRAMID, CLASSES, ANCHORS, TOWER = 256, 80, 9, 4  # RetinaNet for COCO: channels, outputs, convolutions of a tower
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,8 @@ class Pair:
 
 
 TABLE5 = (
-    Pair("acmix_pvt_tiny", "pvt_small", 67.7, 50.3, "by its mAP in Table 4"),
-    Pair("acmix_pvt_small", "pvt_large", 43.9, 24.3, "inferred from Table 4"),
+    Pair("retinanet_acmix_pvt_tiny", "retinanet_pvt_small", 67.7, 50.3, "by its mAP in Table 4"),
+    Pair("retinanet_acmix_pvt_small", "retinanet_pvt_large", 43.9, 24.3, "inferred from Table 4"),
 )
 
 
@@ -50,11 +49,10 @@ def table5(
     image_size: int = IMAGE_SIZE,
     pairs: Iterable[Pair] = TABLE5,
 ) -> tuple[str, dict]:
-    """Predicted ratios of Table 5, of the backbones alone and with RetinaNet around them, beside the paper's.
+    """Predicted ratios of Table 5, of the backbones alone and of the whole detectors, beside the paper's.
 
     Args:
-        build: from a name of the zoo to the backbone, without its classifier, that gives four maps and has
-            ``feature_channels``.
+        build: from a name of the zoo to the detector.
         batch: images at once; the paper does not state its own.
         device, precision: as of `predict`.
         image_size: side of the images in pixels; the paper's is 576.
@@ -69,17 +67,16 @@ def table5(
         for model in (pair.acmix, pair.plain):
             if model not in calls:
                 net = build(model)
-                calls[model] = trace(net, (1, 3, image_size, image_size)), tuple(net.feature_channels)
-        for part in ("backbone", "RetinaNet"):
+                whole, prefix = trace(net, (1, 3, image_size, image_size)), layout(net).prefix
+                backbone = tuple(call for call in whole if call.name.startswith(prefix))
+                calls[model] = {"backbone": backbone, "whole": whole}
+        for part in ("backbone", "whole"):
             for fusion in FUSIONS:
-                fps = []
-                for model in (pair.acmix, pair.plain):
-                    found, channels = calls[model]
-                    more = retinanet(channels[1:], batch, image_size) if part == "RetinaNet" else []
-                    fps.append(predict_calls(found, batch, device, precision, fusion, model, *more).fps)
+                models = (pair.acmix, pair.plain)
+                fps = [predict_calls(calls[m][part], batch, device, precision, fusion, m).fps for m in models]
                 rows.append(_row(pair, part, fusion, *fps))
     title = f"Table 5 on {name}, {precision}, batch {batch}, images of {image_size}x{image_size}"
-    header = f"{'pair':<30} {'counted':<20} {'predicted FPS':>17} {'prediction':>11} {'paper FPS':>13} {'paper':>6}"
+    header = f"{'pair':<47} {'counted':<20} {'predicted FPS':>17} {'prediction':>11} {'paper FPS':>13} {'paper':>6}"
     lines = [f"{title}: {LABEL}", header, *map(_line, rows), NOTE, OMITTED]
     data = {"label": LABEL, "device": device, "precision": precision, "batch": batch, "image_size": image_size}
     return "\n".join(lines) + "\n", {**data, "rows": rows}
@@ -87,7 +84,8 @@ def table5(
 
 NOTE = (
     "prediction and paper: speed of the ACmix model over the plain one. The paper's FPS are of whole detectors, its "
-    "batch is not stated; box decoding and non-maximum suppression are not predicted. acmix_pvt_small is inferred."
+    "batch is not stated; box decoding and non-maximum suppression are not predicted. retinanet_acmix_pvt_small is "
+    "inferred."
 )
 
 
@@ -102,33 +100,4 @@ def _line(row: dict) -> str:
     predicted = " : ".join(f"{fps:.1f}" for fps in row["predicted_fps"])
     paper = " : ".join(f"{fps:.1f}" for fps in row["paper_fps"])
     ratios = f"{row['predicted_ratio']:.2f}", f"{row['paper_ratio']:.2f}"
-    return f"{names:<30} {counted:<20} {predicted:>17} {ratios[0]:>11} {paper:>13} {ratios[1]:>6}"
-
-
-def retinanet(channels: tuple[int, int, int], batch: int, image_size: int) -> list[Work]:
-    """The work of RetinaNet above the maps C3, C4, C5 of a backbone: pyramid P3 to P7 and both towers for every level.
-
-    As in its paper with 256 channels, 4 convolutions in a tower, 9 anchors, 80 classes; P6 is made from C5.
-    """
-    sides = [image_size // stride for stride in (8, 16, 32)]
-    pieces = [_named("lateral", _conv(batch, depth, PYRAMID, side, side, 1)) for depth, side in zip(channels, sides)]
-    # The coarser map is brought to the size of the finer and added.
-    pieces += [replace(passes("between", 5 * batch * PYRAMID * side**2), name="neck") for side in sides[:2]]
-    pieces += [_named("output", _conv(batch, PYRAMID, PYRAMID, side, side, 3)) for side in sides]
-    for depth in (channels[-1], PYRAMID):
-        sides.append(-(-sides[-1] // 2))
-        pieces.append(_named("extra", _conv(batch, depth, PYRAMID, sides[-2], sides[-1], 3)))
-    for side in sides:
-        for outputs in (CLASSES * ANCHORS, 4 * ANCHORS):
-            pieces += TOWER * [_named("tower", _conv(batch, PYRAMID, PYRAMID, side, side, 3))]
-            pieces += TOWER * [replace(passes("activation", 2 * batch * PYRAMID * side**2), name="tower")]
-            pieces.append(_named("predictor", _conv(batch, PYRAMID, outputs, side, side, 3)))
-    return pieces
-
-
-def _conv(batch: int, depth: int, columns: int, side: int, out: int, kernel: int) -> Work:
-    return convolution((batch, depth, side, side), (batch, columns, out, out), (kernel, kernel))
-
-
-def _named(name: str, piece: Work) -> Work:
-    return replace(piece, name=f"retinanet.{name}")
+    return f"{names:<47} {counted:<20} {predicted:>17} {ratios[0]:>11} {paper:>13} {ratios[1]:>6}"

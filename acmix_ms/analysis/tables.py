@@ -8,10 +8,10 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from acmix_ms.analysis.complexity import CONVENTIONS, STAGES, Complexity
-from acmix_ms.analysis.reported import COMPETITORS, FIGURE4, TABLE6, TABLE7, Reported
+from acmix_ms.analysis.reported import COMPETITORS, FIGURE4, TABLE3, TABLE4, TABLE6, TABLE7, Reported
 
 Counts = Mapping[str, Complexity]
 
@@ -30,13 +30,15 @@ INTRODUCTION = """\
 
 Written by `python scripts/complexity.py --write`, from the Cells themselves; do not edit. A test keeps it current.
 
-G are billions of multiply-adds for one image of 224x224, M are millions of parameters. Papers count differently, so
-each row names its convention:
+G are billions of multiply-adds for one image, of 224x224 where nothing else is said, M are millions of parameters.
+Papers count differently, so each row names its convention:
 
 * **A**: products of convolutions, linear layers and attention (q.k and a.v). No biases, norms or activations.
 * **A+bias**: A, and one for each bias added to an output element.
 * **dagger**: A+bias, and the position term of sliding-window attention. **A+position**: the same without the biases.
 * **A+norm**: A, and one for each element that a LayerNorm sees, as the authors of Swin count.
+* **mmdetection**: A, and what mmdetection's counter adds: biases of convolutions, two for each element of a BatchNorm,
+  one for each of a ReLU and before a pooling.
 
 "M as printed" and "G as printed" tell whether ours, rounded to the digits that the paper prints, is the paper's number.
 """
@@ -72,12 +74,14 @@ def markdown_row(cells: Iterable[str]) -> str:
 def needed() -> dict[str, Reported]:
     """What the tables ask for: each key once."""
     table1 = [Reported(model, model, "A+position") for model, *_ in TABLE1_RESNET50.values()]
-    return {row.key: row for row in (*FIGURE4, *TABLE6, *TABLE7, *COMPETITORS, *table1)}
+    strided = [replace(row, strided=True) for row in TABLE3 if strides(row)]
+    return {row.key: row for row in (*FIGURE4, *TABLE3, *strided, *TABLE4, *TABLE6, *TABLE7, *COMPETITORS, *table1)}
 
 
 def all_tables(counts: Counts) -> list[Table]:
     """Every table, in the order of the paper."""
-    return [figure4(counts), table1_theory(counts), table1_resnet50(counts), *ablations(counts), competitors(counts)]
+    tables1 = table1_theory(counts), table1_resnet50(counts)
+    return [figure4(counts), *tables1, *detectors(counts), *ablations(counts), competitors(counts)]
 
 
 # ---------------------------------------------------------------------------------------------------- rows of models
@@ -114,6 +118,49 @@ def figure4(counts: Counts) -> Table:
         "millions of parameters, mostly rounded up."
     )
     return Table("figure4", "Figure 4", ("model", *COST_COLUMNS, "paper: top-1"), tuple(rows), note)
+
+
+def strides(row: Reported) -> bool:
+    """Whether a detector has `ACmix` or its attention path with a stride."""
+    return row.model in ("retinanet_acmix_resnet50", "retinanet_sasa_resnet50")
+
+
+def detector_row(row: Reported, counts: Counts) -> tuple[str, ...]:
+    """Parameters and multiply-adds of one detector: ours, printed, difference; what was found on COCO."""
+    found = counts[row.key]
+    macs = found.macs(row.convention) / 1e9
+    ours = (f"{found.params:,}", row.flops, f"{macs:.2f}", *compare(row.flops, macs), row.convention)
+    strided = f"{counts[replace(row, strided=True).key].macs(row.convention) / 1e9:.2f}" if strides(row) else ""
+    return (f"`{row.model}`", row.schedule, row.size, *ours, strided, *row.ap)
+
+
+DETECTOR_COLUMNS = (
+    *("model", "schedule", "image size", "parameters: ours", "G: paper", "G: ours", "difference (G)", "G as printed"),
+    *("convention", "G: strided projections", "paper: mAP", "paper: AP50", "paper: AP75"),
+)
+
+
+def detectors(counts: Counts) -> list[Table]:
+    """Tables 3 and 4."""
+    note3 = (
+        "The paper does not state the size of the images; 800x1333 meets its figures. Where ACmix has a stride, the "
+        "released code and ours project all pixels, because the convolution path needs them, and attention alone could "
+        'do with fewer. The paper\'s 226G and 230G are about those of projections of the pixels that stay ("strided '
+        'projections").'
+    )
+    note4 = (
+        "A token of PVT-ACmix at full size is mixed with keys and values before these are enlarged; mixed afterwards, "
+        "as 108 C for each pixel and block, it would be 231.94G. Nets with two stages: their second one is counted on "
+        "1000 proposals, in each stage of a cascade, and 100 masks, as mmdetection does. Their multiply-adds and mAP "
+        "cannot be read from the text we have; Swin's authors print 267G and 745G for the plain ones."
+    )
+    return [
+        Table(name, title, DETECTOR_COLUMNS, tuple(detector_row(row, counts) for row in rows), note)
+        for name, title, rows, note in (
+            ("table3", "Table 3: detectors on ResNets", TABLE3, note3),
+            ("table4", "Table 4: detectors on transformers", TABLE4, note4),
+        )
+    ]
 
 
 def ablations(counts: Counts) -> list[Table]:
@@ -264,7 +311,7 @@ def _with_share(printed: tuple[str, str] | None) -> str:
 # ------------------------------------------------------------------------------------------------------ one model
 def breakdown(found: Complexity) -> str:
     """One model by stage and kind of work, then its total in every convention, as aligned text."""
-    kinds = sorted({(item.stage, item.label) for item in found.items})
+    kinds = sorted({(item.stage, item.label) for item in found.items if item.macs or item.params})
     lines = [f"{'stage':<6} {'work':<12} {'parameters':>12} {'multiply-adds (A)':>18}"]
     for stage in STAGES:
         for kind in [kind for where, kind in kinds if where == stage]:

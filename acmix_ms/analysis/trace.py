@@ -6,6 +6,8 @@ it has given, something worked on it (a residual sum, GELU, a transpose, a roll)
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -14,6 +16,7 @@ from mindspore import Tensor, nn
 
 from acmix_ms import runtime
 from acmix_ms.analysis.rules import rule
+from acmix_ms.analysis.shapes import shape_of
 from acmix_ms.analysis.work import Work, passes
 
 
@@ -40,7 +43,8 @@ class Call:
 def trace(net: nn.Cell, *input_shapes: tuple[int, ...]) -> tuple[Call, ...]:
     """Note every Cell that has a rule while inputs of these shapes pass, in PyNative mode and evaluation.
 
-    Mode and training flag are restored.
+    Cells of which `shape_of` knows the output give zeros instead of computing it. Mode, training flag and Cells are
+    restored.
     """
     calls: list[Call] = []
     known: list[Tensor] = []  # kept alive, or another tensor might get the id of a dead one
@@ -62,12 +66,13 @@ def trace(net: nn.Cell, *input_shapes: tuple[int, ...]) -> tuple[Call, ...]:
 
         return record
 
-    handles = [part.register_forward_hook(recorder(name)) for name, part in _counted(net)]
+    parts = list(_counted(net))
+    handles = [part.register_forward_hook(recorder(name)) for name, part in parts]
     training = net.training
     images = [Tensor(np.zeros(shape, np.float32)) for shape in input_shapes]
     note(images)
     try:
-        with runtime.pynative():
+        with runtime.pynative(), _idle(part for _, part in parts):
             net.set_train(False)
             net(*images)
     finally:
@@ -75,6 +80,25 @@ def trace(net: nn.Cell, *input_shapes: tuple[int, ...]) -> tuple[Call, ...]:
             handle.remove()
         net.set_train(training)
     return tuple(calls)
+
+
+@contextlib.contextmanager
+def _idle(cells: Iterable[nn.Cell]) -> Iterator[None]:
+    """Cells that compute nothing in the meantime, where their output's shape is known without."""
+    changed = [cell for cell in cells if "construct" not in vars(cell)]
+    for cell in changed:
+        cell.construct = functools.partial(_zeros, cell, cell.construct)
+    try:
+        yield
+    finally:
+        for cell in changed:
+            del cell.construct
+
+
+def _zeros(cell: nn.Cell, construct: Callable, x, *rest):
+    shape = shape_of(cell, tuple(x.shape)) if isinstance(x, Tensor) else None
+    # Zeros of NumPy take no memory until somebody writes to them.
+    return construct(x, *rest) if shape is None else Tensor.from_numpy(np.zeros(shape, np.float32))
 
 
 def work(calls: Iterable[Call], times: int = 1) -> list[Work]:

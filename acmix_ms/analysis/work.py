@@ -37,6 +37,8 @@ class Work:
         kind: what it is: ``conv``, ``dense``, ``project``, ``attention``, ``weights``, ``fc``, ``shift``, ``norm``, ...
         stage: ``"I"``, ``"II"`` (of the paper) or ``"rest"``.
         macs, bias, position, norm: multiply-adds of convention A, and what the others add.
+        counter: what mmdetection's counter adds to the products: biases of convolutions, two for each element of a
+            BatchNorm, one for each of a ReLU and before a pooling.
         additions: of a k x k convolution, k*k*C for each output pixel: its Stage II in Table 1, where its products are
             Stage I. No convention has them, because a multiply-add holds its addition.
         params: trainable or not, without the statistics of norms.
@@ -54,6 +56,7 @@ class Work:
     bias: int = 0
     position: int = 0
     norm: int = 0
+    counter: int = 0
     additions: int = 0
     params: int = 0
     biases: int = 0
@@ -77,7 +80,7 @@ class Work:
     @property
     def is_counted(self) -> bool:
         """Whether papers count it: moves, sums and activations have neither products nor parameters."""
-        return any((self.macs, self.bias, self.position, self.norm, self.additions, self.params))
+        return any((self.macs, self.bias, self.position, self.norm, self.counter, self.additions, self.params))
 
 
 def count_params(cells: Iterable[nn.Cell | None]) -> int:

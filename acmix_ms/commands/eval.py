@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.output and runtime.leads():
         write_text(args.output, json.dumps({"checkpoint": args.checkpoint, **scores}, indent=1) + "\n")
     if args.detections and runtime.leads():
-        evaluator.write_all(args.detections)
+        evaluator.write_results(args.detections)
 
 
 def evaluate(

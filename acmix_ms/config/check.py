@@ -10,9 +10,12 @@ from collections.abc import Mapping
 from typing import Any, Union, get_args, get_origin
 
 from acmix_ms.config.migrations import migrate
-from acmix_ms.config.schema import LARGEST_INT, Config, KnownArguments, OptimConfig, keys, section_of
+from acmix_ms.config.schema import LARGEST_INT, CanvasConfig, Config, KnownArguments, OptimConfig, keys, section_of
 from acmix_ms.config.text import Plain, require_text, resolve, shown
 from acmix_ms.errors import UserError, closest
+
+OF_OBJECTS = ("shapes", "coco")  # data without one class for an image
+CANVAS_STEP = 32  # pixels: the largest stride of a backbone
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
@@ -188,6 +191,27 @@ def _check_task(config: Config) -> None:
         value = getattr(section, item.name)
         if value != getattr(type(section)(), item.name):
             raise UserError(f"data.{other}.{item.name}={shown(value)}: is for task={needs}; leave it out")
+    if config.task == "classification" and config.data.name in OF_OBJECTS:
+        raise UserError(f"data.name={config.data.name}: is for task={needs}; give task=detection")
+    _check_canvas(config.data.canvas)
+
+
+def _check_canvas(canvas: CanvasConfig) -> None:
+    """What one bound alone cannot say; which keys are needed is known where the data are read."""
+    for name in ("height", "width"):
+        side = getattr(canvas, name)
+        if side is not None and side % CANVAS_STEP:
+            raise UserError(f"data.canvas.{name}={side}: must be a multiple of {CANVAS_STEP}, by which nets divide it")
+    if canvas.height and canvas.width and canvas.height > canvas.width:
+        raise UserError(
+            f"data.canvas.height={canvas.height}: must be <= data.canvas.width={canvas.width}; images that are higher "
+            "than wide get the canvas turned"
+        )
+    if canvas.max_side and canvas.short_sides and canvas.max_side < max(canvas.short_sides):
+        raise UserError(
+            f"data.canvas.max_side={canvas.max_side}: must be >= the largest of "
+            f"data.canvas.short_sides={canvas.short_sides}"
+        )
 
 
 def _check_weights(config: Config) -> None:

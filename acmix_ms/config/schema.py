@@ -85,8 +85,8 @@ class CanvasConfig:
         about="the shorter side is resized to one of these, in evaluation to the largest", least=1, most=4096
     )
     choose: str = _choice("value", "value", "range", about="one of short_sides, or any length between the ends")
-    max_side: Optional[int] = _number(None, "but the longer one to this at most", least=1, most=4096)
-    flip: Optional[float] = _number(None, "share of training images that are mirrored", least=0, most=1)
+    max_side: Optional[int] = _number(None, "but the longer one to this at most; null: any", least=1, most=4096)
+    flip: Optional[float] = _number(None, "share of training images that are mirrored; null: half", least=0, most=1)
     crop: bool = _key(False, "half of the training images are cropped first, as DETR and Swin's 3x recipes do")
     max_objects: int = _number(100, "of a training image; further ones are left out", least=1, most=1000)
 
@@ -96,7 +96,7 @@ class DataConfig:
     """Where the images come from and how they are prepared."""
 
     name: str = _choice("digits", "digits", "imagefolder", "mindrecord", "shapes", "coco")
-    path: Optional[str] = _key(None, "the folder with train/ and val/, of records or of COCO; not of digits, shapes")
+    path: Optional[str] = _key(None, "the folder with train/ and val/, of records or COCO; digits and shapes need none")
     batch_size: int = _number(64, "images per device and step", least=1, most=65_536)
     image_size: int = _number(32, "side in pixels", least=1, most=4096)
     workers: int = _number(2, "decoding threads", least=1, most=256)

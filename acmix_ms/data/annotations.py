@@ -67,7 +67,11 @@ def read_annotations(path: Path, *, train: bool, masks: bool = False) -> Annotat
     Raises:
         UserError: no such file, or something in it that cannot be.
     """
-    content = read_coco(path)
+    with _unhurried():
+        return _checked(read_coco(path), path, train, masks)
+
+
+def _checked(content: dict[str, list[dict]], path: Path, train: bool, masks: bool) -> Annotations:
     images, annotations, categories = (content[section] for section in SECTIONS)
     names, category_ids = _categories(categories, path)
     image_ids = _ids(images, "images", path)
@@ -129,8 +133,7 @@ def read_coco(path: Path) -> dict[str, list[dict]]:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): see data.path") from error
     try:
-        with _unhurried():
-            content = json.loads(data)
+        content = json.loads(data)
     except (ValueError, RecursionError) as error:  # ValueError: no UTF-8 and no JSON as well
         raise UserError(f"{path} is no JSON ({str(error)[:SHOWN]}): take another copy") from error
     for section in SECTIONS:
@@ -163,7 +166,8 @@ def ground_truth(path: Path, *, masks: bool) -> Any:
     Raises:
         UserError: see `read_annotations`; or an outline cannot be.
     """
-    content = read_coco(path)
+    with _unhurried():
+        content = read_coco(path)
     sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
     for i, one in enumerate(content["annotations"]):
         one.setdefault("iscrowd", 0)
@@ -287,9 +291,10 @@ def _outlines(
     annotations: list[dict], found: np.ndarray, crowd: np.ndarray, sizes: np.ndarray, path: Path
 ) -> Outlines:
     """Of the annotations ``found``; crowds are regions, of which only the box is used."""
-    missing = ([] if crowd[i] else annotations[i].get("segmentation") for i in found.tolist())
+    tools = pycocotools("mask")
+    given = ([] if crowd[i] else annotations[i].get("segmentation") for i in found.tolist())
     try:
-        return Outlines(missing, map(tuple, sizes.tolist()))
+        return Outlines(given, map(tuple, sizes.tolist()), tools)
     except ValueError as error:
         number, what = error.args
         raise UserError(f"{path}: annotations[{found[number]}].segmentation: {what}") from error

@@ -6,13 +6,14 @@ centre lies at .5 and scaling is a product. The rules are mmdetection's; where f
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from acmix_ms.config import CanvasConfig
-from acmix_ms.data.preprocess import resized
+from acmix_ms.config import CanvasConfig, DataConfig
+from acmix_ms.data.preprocess import Preprocess, preprocess_of, resized
 from acmix_ms.errors import UserError
 
 # The crop of DETR and of Swin's 3x recipes, in pixels: half of the images are resized to one of these shorter sides,
@@ -211,6 +212,34 @@ class Canvas:
         """After resizing, and after shrinking to the canvas where that is smaller."""
         fitting = min(canvas[0] / size[0], canvas[1] / size[1])
         return scaled(size, min(ratio_for(size, short_side, self.max_side), fitting))
+
+
+@dataclass(frozen=True)
+class CanvasReader:
+    """What evaluation does to the picture in a file: on its canvas, with the steps of ``preprocess`` for pixels."""
+
+    canvas: Canvas
+    preprocess: Preprocess
+
+    @classmethod
+    def of(cls, data: DataConfig) -> CanvasReader:
+        """As the validation loader of ``data`` does it."""
+        return cls(Canvas.of(data.canvas), preprocess_of(data))
+
+    def __call__(self, path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
+        """(3, H, W) float32 and the row (4,) of its `Placement`, see `boxes_in_image`.
+
+        Raises:
+            UserError: there is no image in the file that can be read.
+        """
+        return self.placed(self.preprocess.pixels(path))
+
+    def placed(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same of (H, W, 3) uint8."""
+        place, steps = self.canvas.place(*pixels.shape[:2]), self.preprocess
+        out = np.empty((3, *place.canvas), np.float32)
+        put(place.picture(pixels, steps.interpolation, steps.resize_method), steps.normalize, out)
+        return out, place.row()
 
 
 def put(picture: np.ndarray, normalize, out: np.ndarray) -> None:

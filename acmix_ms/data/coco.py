@@ -7,7 +7,7 @@ distributed; or, for sets of one's own, ``path/annotations/train.json`` with ``p
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from acmix_ms.data.annotations import ground_truth, read_annotations
 from acmix_ms.data.canvas import Canvas, Placement, put
 from acmix_ms.data.encoded import EncodedLoader
 from acmix_ms.data.images import UnreadableImageError, read_bytes
-from acmix_ms.data.loader import PADDING
+from acmix_ms.data.loader import PADDING, Batch
 from acmix_ms.data.preprocess import preprocess_of
 from acmix_ms.errors import UserError
 from acmix_ms.objects import Objects
@@ -104,6 +104,11 @@ class CocoLoader(EncodedLoader):
         if train:
             counts = np.add.reduceat(~self._annotations.ignored, self._annotations.first[:-1], dtype=np.int64)
             self._crowded = int((counts > config.canvas.max_objects).sum())
+
+    def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
+        """See `Loader`; in evaluation an image that could not be read has no id."""
+        for batch in super().epoch(epoch, start):
+            yield batch if self.train else batch._replace(ids=np.where(batch.targets[0].any(1), batch.ids, PADDING))
 
     def ground_truth(self, *, masks: bool = False) -> Any:
         """pycocotools' ``COCO`` object of the whole file, which is read again; see `annotations.ground_truth`."""

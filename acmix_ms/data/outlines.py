@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from acmix_ms.data.canvas import Placement
-from acmix_ms.masks import pycocotools
 
 LEAST_NUMBERS = 6  # of a polygon: three points
 LARGEST = 2.0**14  # pixels: how far from the canvas corners of polygons may lie; drawing takes memory by their distance
@@ -64,6 +63,7 @@ class Outlines:
     Args:
         segmentations: of each object, a list of polygons or a dictionary of run lengths.
         sizes: (height, width) of the image of each object.
+        tools: the module pycocotools.mask.
 
     Attributes:
         empty: numbers of the objects that no polygon of three points or more is given for.
@@ -72,7 +72,7 @@ class Outlines:
         ValueError: one is neither; ``args`` are its number and what is wrong.
     """
 
-    def __init__(self, segmentations: Iterable[Any], sizes: Iterable[tuple[int, int]]):
+    def __init__(self, segmentations: Iterable[Any], sizes: Iterable[tuple[int, int]], tools: Any):
         numbers, ends, first = array("f"), array("q", [0]), array("q", [0])
         self._runs: dict[int, tuple[tuple[int, int], np.ndarray]] = {}
         self.empty: list[int] = []
@@ -98,7 +98,7 @@ class Outlines:
         if len(odd):
             polygon = np.searchsorted(self._ends, odd[0], side="right") - 1
             raise ValueError(int(np.searchsorted(self._first, polygon, side="right") - 1), "a coordinate is not finite")
-        self._tools = pycocotools("mask")
+        self._tools = tools
 
     def __len__(self) -> int:
         return len(self._first) - 1

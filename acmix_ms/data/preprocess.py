@@ -107,8 +107,13 @@ class Preprocess:
         Raises:
             UserError: there is no image in it that can be read.
         """
+        return self(self.pixels(path))
+
+    @staticmethod
+    def pixels(path: str | os.PathLike) -> np.ndarray:
+        """The same as (H, W, 3) uint8."""
         try:
-            return self(read_image(path))
+            return read_image(path)
         except UnreadableImageError as error:
             raise UserError(f"image {path} cannot be read ({error}): give a JPEG, PNG or the like") from error
 

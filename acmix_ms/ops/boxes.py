@@ -26,8 +26,15 @@ def numbers(count: int) -> Tensor:
 
 def _parts(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(..., 4) -> four of (...) float32."""
-    x = x.astype(ms.float32)
-    return x[..., 0], x[..., 1], x[..., 2], x[..., 3]
+    # Not by indices, of which the compiler makes a hundred times as many graphs.
+    first, second, third, fourth = ops.Split(-1, 4)(x.astype(ms.float32))
+    squeeze = ops.Squeeze(-1)
+    return squeeze(first), squeeze(second), squeeze(third), squeeze(fourth)
+
+
+def _together(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    """The inverse of `_parts`, not by `ops.stack`, which becomes a sequence in ONNX."""
+    return ops.cat((a.expand_dims(-1), b.expand_dims(-1), c.expand_dims(-1), d.expand_dims(-1)), -1)
 
 
 def _centred(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -42,7 +49,7 @@ def encode(priors: Tensor, boxes: Tensor, stds: Sequence[float] = (1.0, 1.0, 1.0
     x, y, w, h = _centred(boxes)
     pw, ph = ops.maximum(pw, SMALLEST_SIDE), ops.maximum(ph, SMALLEST_SIDE)
     w, h = ops.maximum(w, SMALLEST_SIDE), ops.maximum(h, SMALLEST_SIDE)
-    deltas = ops.stack(((x - px) / pw, (y - py) / ph, ops.log(w / pw), ops.log(h / ph)), -1)
+    deltas = _together((x - px) / pw, (y - py) / ph, ops.log(w / pw), ops.log(h / ph))
     return deltas / Tensor(stds, ms.float32)
 
 
@@ -53,7 +60,7 @@ def decode(priors: Tensor, deltas: Tensor, stds: Sequence[float] = (1.0, 1.0, 1.
     x, y = px + pw * dx, py + ph * dy
     w = pw * ops.exp(ops.clamp(dw, -LARGEST_CHANGE, LARGEST_CHANGE)) * 0.5
     h = ph * ops.exp(ops.clamp(dh, -LARGEST_CHANGE, LARGEST_CHANGE)) * 0.5
-    return ops.stack((x - w, y - h, x + w, y + h), -1)
+    return _together(x - w, y - h, x + w, y + h)
 
 
 def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
@@ -65,7 +72,13 @@ def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
     def within(value, largest):
         return ops.minimum(ops.maximum(value, 0.0), largest)
 
-    return ops.stack((within(x1, width), within(y1, height), within(x2, width), within(y2, height)), -1)
+    return _together(within(x1, width), within(y1, height), within(x2, width), within(y2, height))
+
+
+def has_area(boxes: Tensor) -> Tensor:
+    """(..., 4) -> (...) bool: which boxes have both sides longer than nothing."""
+    x1, y1, x2, y2 = _parts(boxes)
+    return ops.logical_and(x2 > x1, y2 > y1)
 
 
 def _overlap(a: tuple, b: tuple) -> tuple[Tensor, Tensor]:
@@ -81,7 +94,10 @@ def _overlap(a: tuple, b: tuple) -> tuple[Tensor, Tensor]:
 
 def iou(a: Tensor, b: Tensor) -> Tensor:
     """(..., N, 4), (..., M, 4) -> (..., N, M)."""
-    rows, columns = [part.expand_dims(-1) for part in _parts(a)], [part.expand_dims(-2) for part in _parts(b)]
+    # Tiled, because on CPU minimum and maximum with broadcasting take ten times as long as without.
+    once = (1,) * (a.ndim - 2)
+    rows = [ops.tile(part.expand_dims(-1), (*once, 1, b.shape[-2])) for part in _parts(a)]
+    columns = [ops.tile(part.expand_dims(-2), (*once, a.shape[-2], 1)) for part in _parts(b)]
     shared, union = _overlap(rows, columns)
     return shared / union
 
@@ -96,24 +112,42 @@ def giou_loss(found: Tensor, wanted: Tensor) -> Tensor:
     return 1 - (shared / union - (hull - union) / hull)
 
 
-def cluster_nms(boxes: Tensor, threshold: float, rounds: int = 20) -> Tensor:
+def cluster_nms(boxes: Tensor, threshold: float, rounds: int = 20, there: Tensor | None = None) -> Tensor:
     """Which of boxes, the best first, greedy suppression keeps: (..., N, 4) -> (..., N) bool, by plain operators.
 
     Each round takes the boxes that the last one kept, and drops what overlaps a better one of them by more than
     ``threshold`` (Zheng et al. 2022). After as many rounds as the longest chain of boxes that suppress each other has
     links, which is below ten in practice, that is what greedy suppression keeps, and further rounds change nothing.
+
+    Args:
+        there: (..., N) float32, 0 of boxes that are none; they suppress nothing, and are not kept.
     """
     *batch, count, _ = boxes.shape
     boxes = boxes.reshape(-1, count, 4)
     rows, columns = numbers(count).reshape(-1, 1), numbers(count).reshape(1, -1)
-    better = (iou(boxes, boxes) > threshold).astype(ms.float32) * (rows < columns).astype(ms.float32)
-    kept = ops.ones((boxes.shape[0], 1, count), ms.float32)
-    for _ in range(rounds):
-        kept = (ops.BatchMatMul()(kept, better) < 0.5).astype(ms.float32)  # (B, N, N): row suppresses column
+    better = ops.logical_and(iou(boxes, boxes) > threshold, rows < columns).astype(ms.float32)
+    there = ops.ones((boxes.shape[0], 1, count), ms.float32) if there is None else there.reshape(-1, 1, count)
+    kept = there
+    for _ in range(rounds):  # (B, N, N): row suppresses column
+        kept = (ops.BatchMatMul()(kept, better) < 0.5).astype(ms.float32) * there
     return kept.reshape(*batch, count) > 0.5
 
 
-def apart(boxes: Tensor, groups: Tensor) -> Tensor:
-    """(N, 4), (N,) -> (N, 4): boxes of different groups (classes, levels) moved so that they do not overlap."""
-    offset = groups.astype(ms.float32) * (boxes.max() + 1)
+def free_of(boxes: Tensor, others: Tensor, there: Tensor, threshold: float) -> Tensor:
+    """(B, N) float32: 1 of boxes (B, N, 4) that overlap no other (B, M, 4) by more than ``threshold``, else 0.
+
+    Args:
+        there: (B, M) float32, 0 of others that are none.
+    """
+    over = (iou(others, boxes) > threshold).astype(ms.float32)  # (B, M, N)
+    hits = ops.BatchMatMul()(there.expand_dims(1), over)  # (B, 1, N)
+    return (hits < 0.5).astype(ms.float32).reshape(-1, boxes.shape[1])
+
+
+def apart(boxes: Tensor, groups: Tensor, largest: Tensor | None = None) -> Tensor:
+    """(..., N, 4), (..., N) -> (..., N, 4): boxes of different groups (classes, levels) moved so that they do not
+    overlap, by more than ``largest``, which is by default the largest coordinate.
+    """
+    largest = boxes.max() if largest is None else largest
+    offset = groups.astype(ms.float32) * (largest + 1)
     return boxes + offset.expand_dims(-1)

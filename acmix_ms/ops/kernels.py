@@ -153,6 +153,20 @@ def zero_pad(x: Tensor, axis: int, before: int, after: int) -> Tensor:
     return x
 
 
+# --------------------------------------------------------------------------------------------------------- resizing
+@ops.constexpr
+def _nearest(given: int, wanted: int) -> Tensor:
+    return Tensor([place * given // wanted for place in range(wanted)], ms.int32)
+
+
+def resize_nearest(x: Tensor, height: int, width: int) -> Tensor:
+    """(B, C, h, w) -> (B, C, height, width): of each place the value at floor(place * h / height), as in PyTorch."""
+    if for_onnx():  # MindSpore's exporter does not know the operator
+        rows = ops.gather(x, _nearest(x.shape[2], height), 2)
+        return ops.gather(rows, _nearest(x.shape[3], width), 3)
+    return ops.interpolate(x, size=(height, width), mode="nearest")
+
+
 # ----------------------------------------------------------------------------------------------------------- biases
 def _column_sums(x: Tensor) -> Tensor:
     """Sums over the rows, as a matrix product: (R, C) -> (C,)."""

@@ -19,6 +19,8 @@ CASCADE = (
     Stage(0.7, (0.033, 0.033, 0.067, 0.067), 0.25),
 )
 
+OF_CLASSES = ("bbox_head.fc_cls", "bbox_head.fc_reg", "mask_head.conv_logits")  # layers that another number changes
+
 
 class MaskRCNN(TwoStage):
     """Mask R-CNN, see `TwoStage`.
@@ -31,6 +33,7 @@ class MaskRCNN(TwoStage):
     """
 
     terms = OF_RPN + OF_STAGE
+    head_names = tuple(f"roi_head.{layer}" for layer in OF_CLASSES)
 
     def __init__(
         self,
@@ -85,6 +88,11 @@ class CascadeMaskRCNN(TwoStage):
     """
 
     terms = OF_RPN + tuple(f"s{stage}.{name}" for stage in range(len(CASCADE)) for name in OF_STAGE)
+    head_names = tuple(
+        f"roi_head.{head}.{stage}.{layer}"
+        for stage in range(len(CASCADE))
+        for head, _, layer in (name.partition(".") for name in OF_CLASSES)
+    )
 
     def __init__(
         self,

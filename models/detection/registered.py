@@ -1,7 +1,7 @@
 """The detectors of the paper's Tables 3 and 4, and small ones for generated shapes: every name, and what it is made of.
 
-Keyword arguments go to the detector (``channels``, ``stacked``) or, all others, to its backbone (``drop_path_rate``,
-``shift``, ``mix``, ...).
+Keyword arguments go to the detector (``channels``, ``stacked``, ``num_proposals``, ...) or, all others, to its backbone
+(``drop_path_rate``, ``shift``, ``mix``, ...).
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from ..pvt import acmix_pvt_small, acmix_pvt_tiny, pvt_large, pvt_small, pvt_tin
 from ..registry import CLASSES, UnknownArgument, register_model, split_arguments
 from ..resnet import acmix_resnet26, acmix_resnet38, acmix_resnet50, operator_resnet, plain_resnet, resnet50
 from ..san import acmix_san19, san19
+from ..swin import acmix_swin_small, acmix_swin_tiny, swin_small, swin_tiny
 from .base import Detector
+from .mask_rcnn import CascadeMaskRCNN, MaskRCNN
 from .retinanet import RetinaNet
 
 # For images of about 128x128; with the usual stem, so that there are maps of strides 8, 16 and 32.
@@ -33,6 +35,9 @@ def acmix_resnet_shapes(num_classes: int, **kwargs):
 
 # Kind of detector, its backbones by the ends of their names, and what differs from mmdetection's settings.
 SMALL = {"channels": 64, "stacked": 2}
+SMALL_REGIONS = {"channels": 32, "hidden": 64, "mask_channels": 32, "num_proposals": 128, "num_candidates": (256, 128)}
+SMALL_REGIONS.update(num_anchors=64, num_sampled=64, max_objects=8)
+SWINS = (swin_tiny, swin_small, acmix_swin_tiny, acmix_swin_small)
 DETECTORS: tuple[tuple[str, type[Detector], tuple[Callable, ...], dict], ...] = (
     (
         "retinanet",
@@ -44,6 +49,10 @@ DETECTORS: tuple[tuple[str, type[Detector], tuple[Callable, ...], dict], ...] = 
         {},
     ),
     ("retinanet", RetinaNet, (resnet_shapes, acmix_resnet_shapes), SMALL),
+    ("mask_rcnn", MaskRCNN, (resnet50, *SWINS), {}),
+    ("mask_rcnn", MaskRCNN, (acmix_resnet_shapes,), SMALL_REGIONS),
+    ("cascade_mask_rcnn", CascadeMaskRCNN, SWINS, {}),
+    ("cascade_mask_rcnn", CascadeMaskRCNN, (acmix_resnet_shapes,), {**SMALL_REGIONS, "box_channels": 32}),
 )
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 from mindspore.common.initializer import XavierUniform
+
+from acmix_ms.ops import kernels
 
 EXTRA = ("conv", "pool")
 
@@ -68,7 +70,7 @@ class FPN(nn.Cell):
         outs = (self.fpn_convs[self.levels - 1](merged),)
         for i in range(self.levels - 2, -1, -1):
             finer = self.lateral_convs[i](maps[i])
-            merged = finer + ops.interpolate(merged, size=finer.shape[2:], mode="nearest")
+            merged = finer + kernels.resize_nearest(merged, *finer.shape[2:])
             outs = (self.fpn_convs[i](merged), *outs)
         last = maps[self.levels - 1]
         for i in range(self.num_extra):

@@ -172,11 +172,11 @@ def complexity_of_tokens(net: nn.Cell, height: int, width: int, token: bool) -> 
 # --------------------------------------------------------------------------------------------------- conventions
 def test_conventions_add_what_they_say():
     items = (
-        Work("x", "I", 1000, bias=100, position=10, norm=1, additions=7, params=5),
-        Work("y", "II", 2000, bias=200, position=20, norm=2, additions=7, params=6),
+        Work("x", "I", 1000, bias=100, position=10, norm=1, counter=40, additions=7, params=5),
+        Work("y", "II", 2000, bias=200, position=20, norm=2, counter=50, additions=7, params=6),
     )
     found = Complexity(items, 20)
-    totals = {"A": 3000, "A+bias": 3300, "dagger": 3330, "A+position": 3030, "A+norm": 3003}
+    totals = {"A": 3000, "A+bias": 3300, "dagger": 3330, "A+position": 3030, "A+norm": 3003, "mmdetection": 3090}
     assert {convention: found.macs(convention) for convention in CONVENTIONS} == totals
     assert found.macs("dagger", "II") == 2220
     assert found.stage_params("I") == 5

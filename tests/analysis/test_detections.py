@@ -59,6 +59,15 @@ def test_without_masks_the_inside_stays_as_it_was(tmp_path):
     assert near(picture, (1, 1, 1))[60:85, 25:75].all() and not near(picture, (1, 1, 1))[32:38, 25:45].all()
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_the_surest_lies_on_top(order):
+    target, sure = io.BytesIO(), np.float32([0.9, 0.4])
+    plot_detections(WHITE, Detections(BOXES[[0, 0]], sure[list(order)], np.int64([1, 0])), NAMES, target)
+    side = read(target)[60:85, 19:22]
+    top = (1, 0)[order[0]]
+    assert near(side, colour(top), 60).any(1).all() and not near(side, colour(1 - top), 60).any()
+
+
 @pytest.mark.parametrize(("side", "size"), [(None, (120, 200)), (246, (148, 246)), (77, (46, 77))])
 def test_a_drawing_has_the_size_that_is_asked_for(side, size):
     target = io.BytesIO()

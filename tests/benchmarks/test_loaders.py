@@ -107,7 +107,7 @@ class Clocked(Loader):
         self.epochs.append(epoch)
         for _ in range(3):
             self._clock(0.5)
-            yield np.zeros((4, 3, 2, 2), np.float32), np.zeros(4, np.int32)
+            yield np.zeros((4, 3, 2, 2), np.float32), (np.zeros(4, np.int32),)
 
 
 def test_turns_begin_after_the_warm_up_and_go_through_the_epochs(clock, monkeypatch):

@@ -11,6 +11,7 @@ from acmix_ms.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((ROOT / "configs" / "classification").glob("*.yaml"))
+DETECTION = sorted((ROOT / "configs" / "detection").glob("*.yaml"))
 
 
 @pytest.fixture
@@ -247,6 +248,16 @@ def test_what_belongs_to_another_task_is_refused(file):
     dense = ["task=detection", "data.canvas.short_sides=[480, 800]", "data.canvas.flip=0.5"]
     cfg = config.load(file("seed: 0"), dense)
     assert cfg.data.canvas.short_sides == [480, 800]
+    for wrong, message in (
+        ("data.canvas.height=100", "data.canvas.height=100: must be a multiple of 32"),
+        ("data.canvas.max_side=640", r"data.canvas.max_side=640: must be >= the largest of .*short_sides=\[480, 800\]"),
+    ):
+        with pytest.raises(UserError, match=message):
+            config.load(file("seed: 0"), [*dense, wrong])
+    with pytest.raises(UserError, match="data.canvas.height=96: must be <= data.canvas.width=64"):
+        config.load(file("seed: 0"), [*dense, "data.canvas.height=96", "data.canvas.width=64"])
+    with pytest.raises(UserError, match="data.name=coco: is for task=detection or segmentation"):
+        config.load(file("seed: 0"), ["data.name=coco"])
     with pytest.raises(UserError, match="task=detection: not built yet; choose from classification"):
         config.require_task(cfg, "classification")
     with pytest.raises(UserError, match="data.augment.mixup=0.8: is for task=classification"):

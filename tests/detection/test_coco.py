@@ -89,8 +89,10 @@ def test_parts_of_three_processes_are_the_whole(masks):
         merged = evaluator(masks)
         merged.add(3, given(masks)[5])  # its own state is among those that are merged, and counts once
         merged.merge([through_a_file(parts[i]) for i in order])
-        assert without_time(merged.result()) == without_time(whole)
-        assert merged.results("bbox") == filled(masks).results("bbox")
+        same = without_time(merged.result()) == without_time(whole)  # pytest takes minutes to show a difference
+        assert same
+        same = merged.results(*merged.kinds) == filled(masks).results(*merged.kinds)
+        assert same
 
 
 def through_a_file(state):

@@ -6,6 +6,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor
+from mindspore.nn.utils import no_init_parameters
 
 from acmix_ms import runtime
 from acmix_ms.analysis.work import count_params
@@ -13,6 +14,7 @@ from acmix_ms.errors import UserError
 from acmix_ms.objects import Objects
 from models import create_model, list_models, model_task, register_model
 from models.detection import Detector, detect
+from models.detection.mask_rcnn import CascadeMaskRCNN, MaskRCNN
 from models.detection.registered import own_arguments
 from models.detection.retinanet import RetinaNet
 
@@ -34,6 +36,15 @@ PARAMETERS = {
     # Without the classifier: its 513 numbers a class, the last norm and the class token.
     "retinanet_acmix_pvt_tiny": 13_396_128 - 513 * 1000 - 3 * 512 + 3_786_752 + 6_463_220,
     "retinanet_acmix_pvt_small": 24_824_755 - 513 * 1000 - 3 * 512 + 3_786_752 + 6_463_220,
+    "mask_rcnn_resnet50": 44_396_336,
+    "mask_rcnn_swin_tiny": 47_794_602,
+    "mask_rcnn_swin_small": 69_112_506,
+    "mask_rcnn_acmix_swin_tiny": 48_156_156,
+    "mask_rcnn_acmix_swin_small": 49_577_424 + 2_729_984 + 593_935 + 16_949_985,  # that backbone is UperNet's
+    "cascade_mask_rcnn_swin_tiny": 85_629_804,
+    "cascade_mask_rcnn_swin_small": 106_947_708,
+    "cascade_mask_rcnn_acmix_swin_tiny": 85_991_358,
+    "cascade_mask_rcnn_acmix_swin_small": 49_577_424 + 2_729_984 + 593_935 + 54_785_187,
 }
 
 
@@ -43,7 +54,11 @@ def test_every_detector_is_counted():
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameter_count_is_exact(name):
-    assert count_params([create_model(name)]) == PARAMETERS[name]
+    with no_init_parameters():  # their values take longer than the net
+        net = create_model(name)
+    assert count_params([net]) == PARAMETERS[name]
+    names = [parameter.name for parameter in net.get_parameters()]
+    assert all(any(name.startswith(f"{head}.") for name in names) for head in net.head_names)
 
 
 def test_tasks_of_names():
@@ -60,6 +75,11 @@ def test_tasks_of_names():
 
 def test_arguments_are_the_detectors_or_its_backbones():
     assert own_arguments(RetinaNet) == ("channels", "stacked")
+    assert {"channels", "hidden", "num_proposals", "samples"} <= set(own_arguments(MaskRCNN))
+    assert not {"giou", "low_quality", "further", "num_classes"} & set(own_arguments(CascadeMaskRCNN))
+    settled = create_model("mask_rcnn_acmix_shapes", num_proposals=50, hidden=32, num_candidates=[100, 60])
+    assert (settled.num_proposals, settled.num_candidates) == (50, [100, 60])
+    assert settled.roi_head.bbox_head.fc_cls.weight.shape == (81, 32)
     net = create_model("retinanet_acmix_shapes", mix="sum", channels=32, stacked=1)
     assert isinstance(net, RetinaNet)
     assert net.num_classes == net.bbox_head.num_classes == 80
@@ -78,6 +98,7 @@ def test_arguments_are_the_detectors_or_its_backbones():
         ({"in_channels": 0}, "in_channels=0: give an integer"),
         ({"mix": "none"}, "mix='none': choose from"),
         ({"features_only": True}, "features_only=True; it takes channels, stacked"),
+        ({"hidden": 64}, "does not take this argument: hidden=64; it takes"),
     ],
 )
 def test_arguments_that_a_detector_cannot_take_are_told_with_its_name(options, told):
@@ -111,7 +132,9 @@ def test_a_small_detector_learns_and_finds(name):
     assert all(np.isfinite(float(term.asnumpy())) and float(term.asnumpy()) > 0 for term in terms)
     assert float(total.asnumpy()) == pytest.approx(sum(float(term.asnumpy()) for term in terms))
     idle = [p.name for p, g in zip(parameters, gradients) if not np.abs(g.asnumpy()).max() > 0]
-    assert not [name for name in idle if not name.endswith("conv_p.bias")]  # which cancels in the softmax
+    # What cancels in the softmax, and maps of the pyramid in which no sampled anchor or region lies.
+    allowed = ("conv_p.bias", *(["weight", "bias"] if net.with_masks else []))
+    assert not [n for n in idle if not n.endswith(allowed) or not ("conv_p" in n or n.startswith("neck.fpn_convs."))]
     assert all(np.isfinite(g.asnumpy()).all() for g in gradients)
 
     found = detect(net, images, [size] * 2)

@@ -82,17 +82,16 @@ def resume(folder: Path) -> None:
 
 
 def group(folder: Path) -> None:
-    """The losses, and what all ranks think that the net scores."""
-    runtime.start("CPU", "graph", 3, threads=1)
+    """The losses, and what all ranks think that a process alone, which came before, has trained."""
     cfg = configuration(folder, folder.parent / "data")
-    _, losses = train(cfg)
+    digest, losses = train(cfg)
     from models import tasks
 
-    scores, _ = tasks.evaluate_checkpoint(
-        cfg, str(folder / "last.ckpt"), rank=runtime.rank(), size=runtime.world_size()
-    )
+    checkpoint = str(folder.parent / "one" / "last.ckpt")
+    scores, _ = tasks.evaluate_checkpoint(cfg, checkpoint, rank=runtime.rank(), size=runtime.world_size())
     del scores["img_per_s"], scores["scoring_seconds"]
-    (folder / f"result_{runtime.rank()}.json").write_text(json.dumps({"losses": losses, "scores": scores}))
+    result = {"losses": losses, "digest": digest, "scores": scores}
+    (folder / f"result_{runtime.rank()}.json").write_text(json.dumps(result))
 
 
 if __name__ == "__main__":
