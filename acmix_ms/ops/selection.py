@@ -1,12 +1,10 @@
 """The best of many, by plain operators of fixed shapes: what a file needs that gives detections and no maps.
 
-Places that stay empty are there all the same, and say so. Everything takes a batch of images, exports as MINDIR and
-ONNX, and has no tensor of 64 bits on an Ascend.
+Places that stay empty are there all the same, and say so. Everything takes a batch of images, and exports as MINDIR and
+ONNX.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import mindspore as ms
 from mindspore import Tensor, ops
@@ -15,22 +13,6 @@ from acmix_ms.ops import kernels
 from acmix_ms.ops.boxes import apart, cluster_nms, free_of, has_area
 
 BLOCK = 500  # boxes that are compared with each other at once: comparing all costs the square of their number
-
-
-class Found(NamedTuple):
-    """Detections of each image, the best first; empty places have box and score 0 and label -1.
-
-    Attributes:
-        boxes: (B, n, 4) float32.
-        scores: (B, n) float32.
-        labels: (B, n) int32.
-        rows: (B, n) int32, where they were among those that were given.
-    """
-
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
-    rows: Tensor
 
 
 def take(values: Tensor, index: Tensor) -> Tensor:
@@ -100,7 +82,9 @@ def first_kept(boxes: Tensor, there: Tensor, threshold: float, count: int) -> tu
     return where, kept
 
 
-def detections(boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float, iou: float, count: int) -> Found:
+def detections(
+    boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float, iou: float, count: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What is left of candidates that have a score above ``threshold`` and an area, after suppression class by class.
 
     Args:
@@ -109,6 +93,11 @@ def detections(boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float, 
         labels: (B, N) int32.
         iou: above which a box goes for a better one of its class.
         count: so many at most.
+
+    Returns:
+        The best first: boxes (B, n, 4) float32, scores (B, n) float32, labels (B, n) int32, and where each was of those
+        given, (B, n) int32; empty places have box and score 0 and label -1. No named tuple, which Python would make
+        while the graph runs: a graph with such a part may never be compiled.
     """
     there = ops.logical_and(scores > threshold, has_area(boxes)).astype(ms.float32)
     scores, order = ops.topk(scores * there, scores.shape[1])
@@ -119,7 +108,7 @@ def detections(boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float, 
     where, kept = first_kept(apart(boxes, labels, largest), there, iou, count)
     labels = take(labels, where)
     number = kept.astype(ms.int32)
-    return Found(
+    return (
         take_rows(boxes, where) * kept.expand_dims(-1),
         take(scores, where) * kept,
         labels * number + (number - 1),

@@ -53,10 +53,10 @@ class EndToEnd(nn.Cell):
         for i, anchors in enumerate(self.anchors):
             best = self.of_level(logits[i], deltas[i], anchors)
             boxes, scores, labels = (*boxes, best[0]), (*scores, best[1]), (*labels, best[2])
-        found = selection.detections(
+        boxes, scores, labels, _ = selection.detections(
             ops.cat(boxes, 1), ops.cat(scores, 1), ops.cat(labels, 1), self.threshold, self.iou_threshold, self.count
         )
-        return found[:3]
+        return boxes, scores, labels
 
     def of_level(self, logits: Tensor, deltas: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, A*C, h, w), (B, A*4, h, w), (N, 4) -> of the best pairs boxes (B, n, 4), scores (B, n), labels (B, n)."""
