@@ -56,12 +56,21 @@ def write(cell: nn.Cell, path: Path, shape: tuple[int | None, ...], names: Seque
     for node in model.graph.node:
         if node.op_type == kernels.ERF_STAND_IN:
             node.op_type = "Erf"
+    _drop_twins(model)
     _name_outputs(model, names)
     if shape[0] is None:
         for output in model.graph.output:
             output.type.tensor_type.shape.dim[0].dim_param = BATCH
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
+
+
+def _drop_twins(model: onnx.ModelProto) -> None:
+    """Leave each node there once: MindSpore writes the cast of a constant for each of the operators that take it."""
+    kept: dict[bytes, onnx.NodeProto] = {node.SerializeToString(): node for node in model.graph.node}
+    nodes = list(kept.values())
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
 
 
 def _name_outputs(model: onnx.ModelProto, names: Sequence[str]) -> None:

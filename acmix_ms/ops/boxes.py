@@ -27,7 +27,7 @@ def numbers(count: int) -> Tensor:
 def _parts(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(..., 4) -> four of (...) float32."""
     # Not by indices, of which the compiler makes a hundred times as many graphs.
-    first, second, third, fourth = ops.Split(-1, 4)(x.astype(ms.float32))
+    first, second, third, fourth = ops.Split(x.ndim - 1, 4)(x.astype(ms.float32))
     squeeze = ops.Squeeze(-1)
     return squeeze(first), squeeze(second), squeeze(third), squeeze(fourth)
 
