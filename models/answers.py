@@ -10,15 +10,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from mindspore import Tensor, nn
 
+from acmix_ms import runtime
 from acmix_ms.analysis.detections import plot_detections
 from acmix_ms.config import Config
 from acmix_ms.data.canvas import CanvasReader
 from acmix_ms.data.images import read_image
-from acmix_ms.deploy import SUFFIXES, description, detection, prediction
+from acmix_ms.deploy import SUFFIXES, description, detection, open_file, prediction
 from acmix_ms.engine.checkpoint import Checkpoint
-from acmix_ms.errors import UserError
 
-from . import build
+from . import build, exports
 from .detection import detect
 
 
@@ -79,7 +79,10 @@ def _detecting(
 
 
 def _detecting_file(args: Namespace, classes: Sequence[str] | None) -> Answers:
-    raise UserError(f"{args.checkpoint} is a detector: give the checkpoint that it is made of")
+    about = description.read(args.checkpoint)
+    runtime.start("auto", "graph")
+    find = exports.finder_of(open_file(args.checkpoint), about)
+    return _detector(find, exports.reader_of(about), classes or about.classes, args.threshold)
 
 
 def _detector(find, read, classes: Sequence[str] | None, threshold: float, net: nn.Cell | None = None) -> Answers:

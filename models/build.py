@@ -120,9 +120,14 @@ def config_of_export(path: str, overrides: Sequence[str] = ()) -> config.Config:
     """
     about = description.read(path)
     prepare = about.preprocess
-    known = [f"task={about.task}", "model.num_classes=null", f"data.image_size={prepare.crop}"]
+    known = [f"task={about.task}", "model.num_classes=null"]
     known += [f"data.interpolation={prepare.interpolation}", f"data.resize={prepare.resize_method}"]
-    known.append(f"data.eval_crop_ratio={prepare.crop / prepare.resize}")
+    if about.task == "detection":
+        sides = dict(zip(("height", "width"), about.input_shape[2:]), turns="false", max_side=about.canvas["max_side"])
+        known += [f"data.canvas.{key}={'null' if value is None else value}" for key, value in sides.items()]
+        known.append(f"data.canvas.short_sides=[{about.canvas['short_side']}]")
+    else:
+        known += [f"data.image_size={prepare.crop}", f"data.eval_crop_ratio={prepare.crop / prepare.resize}"]
     return config_of_model(about.model, [*known, *overrides])
 
 

@@ -10,16 +10,15 @@ from mindspore import nn
 from acmix_ms.config import Config
 from acmix_ms.data import create_loader
 from acmix_ms.data.loader import Loader
-from acmix_ms.deploy import Runner
+from acmix_ms.deploy import Runner, description
 from acmix_ms.engine import checkpoint, evaluation, losses
 from acmix_ms.engine.checkpoint import Checkpoint
 from acmix_ms.engine.evaluation import Predictor, build_predictor
 from acmix_ms.engine.metrics import Accuracy, Evaluator
 from acmix_ms.engine.metrics.coco import CocoDetection
 from acmix_ms.errors import UserError
-from acmix_ms.postprocess import detections_in
 
-from . import build
+from . import build, exports
 from .detection import detect
 
 
@@ -107,13 +106,15 @@ def evaluate_export(cfg: Config, file: Runner, *, rank: int = 0, size: int = 1) 
     loader = create_loader(cfg.data, "val", rank=rank, size=size, seed=cfg.seed)
     num_classes = loader.require_classes(cfg.model.num_classes)
     if cfg.task == "detection":
+        about = description.read(file.path)
+        find, masks = exports.finder_of(file, about), "masks" in file.names
 
         def predict(images, places):
-            return detections_in(file.outputs(images.asnumpy()), places[:, :2])
+            return find(images.asnumpy(), places[:, :2])
     else:
         file.check_size(cfg.data.image_size)
-        predict = file.predictor(num_classes)
-    evaluator = evaluators(cfg, loader, masks="masks" in file.names)()
+        predict, masks = file.predictor(num_classes), False
+    evaluator = evaluators(cfg, loader, masks=masks)()
     return evaluation.evaluate(None, loader, predict, evaluator), evaluator
 
 

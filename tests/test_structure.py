@@ -37,6 +37,7 @@ ALSO = {
     "torch_files.py": {"files"},  # the sum over a file as well
     "tasks.py": {"config", "data", "deploy", "engine"},  # what trains and judges a net
     "answers.py": {"analysis", "config", "data", "deploy", "engine"},  # what a net says of image files
+    "exports.py": {"config", "data", "deploy"},  # what of a net goes into a file
     "build.py": {"arguments", "checkout", "config", "data", "deploy", "engine", "files"},  # configuration -> net
 }
 COMMANDS = "commands"  # of acmix_ms they alone may import everything, models as well: they put the parts together

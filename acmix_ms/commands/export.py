@@ -22,6 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--precision", choices=tuple(deploy.TOLERANCES), default="fp32", help="default: fp32")
     parser.add_argument("--target", choices=DEVICES, help="its costs choose the forms; default: this one")
     parser.add_argument("--num-classes", type=positive_int, metavar="N", help="default: of the checkpoint, or 1000")
+    parser.add_argument("--raw", action="store_true", help="of a detector: its maps, without what makes boxes of them")
     parser.add_argument("--force", action="store_true", help="replace an existing output")
     parser.add_flag("fuse", help="fold all that evaluation does not need (default)")
     args = parser.parse_intermixed_args(argv)
@@ -31,22 +32,16 @@ def main(argv: list[str] | None = None) -> int:
     cfg, saved = build.read(args)
     outputs = deploy.outputs(args.output, cfg.model.name, formats, force=args.force)
     runtime.start_for(cfg, "graph")  # a MINDIR runs in graph mode only
-    from acmix_ms.data.preprocess import preprocess_of
-    from acmix_ms.deploy import samples
-    from acmix_ms.ops.fuse import fuse_for_export, randomise
+    from acmix_ms.models import exports  # MindSpore takes seconds to import: after what may be wrong before it
+    from acmix_ms.ops.fuse import randomise
 
     net = build.net_of(cfg, saved, args.checkpoint, args.num_classes)
     if not saved:
         print("note: no --checkpoint, so the weights are random: good for measuring speed, not for answers")
         randomise(net.cell)  # with statistics of a trained net: fresh ones let sums grow from block to block
-    cell = fuse_for_export(net.cell, args.target) if args.fuse else net.cell
-    sides = args.image_size or 2 * (cfg.data.image_size,)  # of a file for any size: what it is compared on
-    cfg.data.image_size = max(sides)
-    prepare = preprocess_of(cfg.data)
-    options = {"batch": args.batch, "precision": args.precision, "force": args.force, "reference": net.cell}
-    options["image_size"] = None if args.image_size is None else sides
-    options["description"] = deploy.Description(cfg.model.name, net.num_classes, prepare, net.classes)
-    options["images"] = samples.real_images(cfg.data, prepare)
+    cell, *found = exports.export_of(cfg, net, args)
+    options = dict(zip(("reference", "image_size", "images", "description"), found))
+    options.update(batch=args.batch, precision=args.precision, force=args.force)
     failed = False
     for format, output in zip(formats, outputs):
         try:  # the file is compared with the net that was trained

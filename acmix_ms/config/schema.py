@@ -81,6 +81,7 @@ class CanvasConfig:
 
     height: Optional[int] = _number(None, "of the padded array, in pixels", least=1, most=4096)
     width: Optional[int] = _number(None, "of the padded array, in pixels", least=1, most=4096)
+    turns: bool = _key(True, "images that are higher than wide get the canvas turned; false: all get the same one")
     short_sides: list[int] = _numbers(
         about="the shorter side is resized to one of these, in evaluation to the largest", least=1, most=4096
     )

@@ -141,6 +141,7 @@ class Canvas:
 
     Attributes:
         height, width: of the canvas for images that are not higher than wide.
+        turns: false where there is only one, as exported files have it.
         short_sides, choose, max_side, flip, crop: see `acmix_ms.config.schema.CanvasConfig`.
     """
 
@@ -151,6 +152,7 @@ class Canvas:
     max_side: int | None = None
     flip: float = FLIP
     crop: bool = False
+    turns: bool = True
 
     @classmethod
     def of(cls, config: CanvasConfig) -> Canvas:
@@ -164,7 +166,9 @@ class Canvas:
                 raise UserError(f"data.canvas.{name} is not set: give it, as data.canvas.{name}={example}")
         flip = FLIP if config.flip is None else config.flip
         sides = tuple(config.short_sides)
-        return cls(config.height, config.width, sides, config.choose, config.max_side, flip, config.crop)
+        return cls(
+            config.height, config.width, sides, config.choose, config.max_side, flip, config.crop, config.turns
+        )
 
     def shape(self, turned: bool) -> Size:
         """(height, width) of a canvas."""
@@ -172,7 +176,8 @@ class Canvas:
 
     def groups(self, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
         """Which canvas images get: (n,) int64, 1 for the turned one; a square canvas is never turned."""
-        return ((heights > widths) & (self.height != self.width)).astype(np.int64)
+        turned = (heights > widths) & (self.height != self.width) & self.turns
+        return turned.astype(np.int64)
 
     def place(self, height: int, width: int) -> Placement:
         """Where evaluation puts an image: its shorter side is the largest that training has."""

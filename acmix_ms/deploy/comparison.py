@@ -8,8 +8,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from acmix_ms.postprocess import iou
+
 # Of the largest output. On CPU in float32 a reloaded MINDIR is bitwise equal; other runtimes add up in another order.
 TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2}
+
+
+DETECTIONS = ("boxes", "scores", "labels")  # outputs of a detector whose file ends in objects
+PARTNERS = 0.9  # IoU of an object in two lists
+CERTAIN = 0.1  # twice the score from which on detections are given
 
 
 class VerificationError(RuntimeError):
@@ -101,6 +108,47 @@ def compare(given: np.ndarray, expected: np.ndarray) -> Difference:
     return Difference(absolute, relative, agreeing, len(given))
 
 
+def compare_detections(given: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> Differences:
+    """How far detections lie from those that are expected, box by box, whatever the order of equals.
+
+    ``boxes`` (B, n, 4), ``scores`` (B, n), ``labels`` (B, n), -1 in empty places, and perhaps ``masks`` (B, n, ...).
+    Each object that is expected has a partner: of the same class, and with an IoU of at least `PARTNERS`. What is
+    missing counts as a label that differs, but for scores so low that a rounding decides whether they are there:
+    `CERTAIN`, or close to the last of a full list.
+
+    Raises:
+        VerificationError: their shapes differ.
+    """
+    for name, values in expected.items():
+        if given[name].shape != values.shape:
+            raise VerificationError(f"{name}: gives shape {given[name].shape}, expected {values.shape}: another model?")
+    rows: list[tuple[int, int, int]] = []  # image, place expected, place given
+    wanted = 0
+    for image, labels in enumerate(expected["labels"]):
+        scores = expected["scores"][image]
+        least = CERTAIN if (labels < 0).any() else max(CERTAIN, 1.01 * float(scores.min()))
+        places = np.flatnonzero((labels >= 0) & (scores > least))
+        wanted += len(places)
+        overlaps = iou(expected["boxes"][image], given["boxes"][image])
+        overlaps[labels[:, None] != given["labels"][image][None]] = 0
+        for place in places[np.argsort(-scores[places], kind="stable")]:
+            partner = int(overlaps[place].argmax())
+            if overlaps[place, partner] >= PARTNERS:
+                rows.append((image, int(place), partner))
+                overlaps[:, partner] = 0  # taken
+    images, places, partners = np.array(rows, np.int64).reshape(-1, 3).T
+    found = {}
+    for name, values in expected.items():
+        if name == "labels":
+            missing = wanted - len(rows)
+            found[name] = LabelDifference(float(missing), missing / max(wanted, 1), len(rows), wanted)
+            continue
+        absolute = np.abs(given[name][images, partners].astype(np.float64) - values[images, places]).max(initial=0.0)
+        largest = max(float(np.abs(values).max(initial=0.0)), 1e-12)
+        found[name] = Difference(float(absolute), float(absolute) / largest, None, len(expected["labels"]))
+    return Differences(found)
+
+
 def compare_outputs(given: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> Differences:
     """`compare` for each of several named outputs.
 
@@ -110,6 +158,8 @@ def compare_outputs(given: Mapping[str, np.ndarray], expected: Mapping[str, np.n
     if list(given) != list(expected):
         names = " and ".join(given), " and ".join(expected)
         raise VerificationError(f"gives {names[0]}, expected {names[1]}: is it another model?")
+    if set(DETECTIONS) <= set(expected):
+        return compare_detections(given, expected)
     found = {}
     for name, values in given.items():
         try:

@@ -32,6 +32,11 @@ class Output(NamedTuple):
 
 
 CLASSIFIER = (Output(LOGITS, "one number for each class; softmax makes probabilities of them"),)
+DETECTOR = (
+    Output("boxes", "x1, y1, x2, y2 in pixels of the input, the surest first; divide by the scale of the picture"),
+    Output("scores", "0 to 1; 0 where there is nothing"),
+    Output("labels", "the class; -1 where there is nothing"),
+)
 SOFTMAX = {"operation": "softmax", "output": LOGITS, "axis": 1}
 
 
@@ -52,6 +57,9 @@ class Description:
         outputs: what the net answers, in its order.
         postprocess: what makes the answer to the task of the outputs; ``"operation"`` names it.
         sha256: of the file, in hexadecimal digits; "" where an earlier version wrote the description.
+        canvas: of a detector how a picture of any size becomes the input: scaled so that its shorter side is
+            ``short_side`` and its longer one at most ``max_side`` (where that is no null) and it fits the input, then
+            padded with zeros at the right and below. ``resize`` and ``crop`` of ``preprocess`` mean nothing then.
     """
 
     model: str
@@ -66,6 +74,7 @@ class Description:
     outputs: tuple[Output, ...] = CLASSIFIER
     postprocess: dict | None = None
     sha256: str = ""
+    canvas: dict | None = None
 
     def write(self, path: str | os.PathLike) -> None:
         """Write the JSON of the exported file at ``path``."""
@@ -79,6 +88,7 @@ class Description:
             "num_classes": self.num_classes,
             "input": {"shape": list(self.input_shape), **INPUT},
             "preprocess": asdict(self.preprocess),
+            **({} if self.canvas is None else {"canvas": self.canvas}),
             "outputs": [output._asdict() for output in self.outputs],
             "postprocess": postprocess,
             "classes": None if self.classes is None else list(self.classes),
@@ -142,6 +152,8 @@ def from_dict(values: dict) -> Description:
     about = Description(**checked)
     if about.classes is not None and len(about.classes) != about.num_classes:
         raise ValueError(f"classes: {len(about.classes)} names for num_classes={about.num_classes}")
+    if about.task == "detection" and about.canvas is None:
+        raise ValueError("canvas: missing, a detector has one")
     if about.task == "classification":
         shapes = [output.shape for output in about.outputs]
         if len(shapes) != 1 or (shapes[0] and shapes[0][1:] != (about.num_classes,)):
@@ -265,4 +277,7 @@ _SCHEMA = {
     "classes": _Key(_or_null(_list(_text))),
     "verified": _Key(_or_null(_verified), None),
     "sha256": _Key(_sha256, ""),
+    "canvas": _Key(
+        lambda name, value: _object(name, value, {"short_side": _Key(_count), "max_side": _Key(_or_null(_count))}), None
+    ),
 }

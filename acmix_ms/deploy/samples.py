@@ -8,6 +8,7 @@ import numpy as np
 
 from acmix_ms.config import DataConfig
 from acmix_ms.data import create_loader
+from acmix_ms.data.canvas import CanvasReader
 from acmix_ms.data.preprocess import Preprocess
 from acmix_ms.errors import UserError
 
@@ -24,6 +25,17 @@ def real_images(data: DataConfig | None, preprocess: Preprocess) -> np.ndarray:
         return next(iter(create_loader(sized, "val").epoch(0))).images
     except UserError:  # a net is often exported where its data are not
         return photographs(preprocess)
+
+
+def real_canvases(data: DataConfig, reader: CanvasReader) -> np.ndarray:
+    """The same on the canvas of ``reader``, which does not turn: (N, 3, H, W) float32."""
+    try:
+        loader = create_loader(replace(data, batch_size=COUNT), "val")
+        return np.stack([reader(loader.name(sample))[0] for sample in range(min(COUNT, loader.num_samples))])
+    except UserError:  # a net is often exported where its data are not
+        from sklearn.datasets import load_sample_images
+
+        return np.stack([reader.placed(picture)[0] for picture in load_sample_images().images])
 
 
 def photographs(preprocess: Preprocess, count: int = COUNT) -> np.ndarray:
