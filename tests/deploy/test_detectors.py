@@ -1,0 +1,111 @@
+"""Detectors in files, whole and as raw maps: they find what the checkpoint finds, on pictures and in scores."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import eval as eval_script
+import export as export_script
+import predict as predict_script
+from acmix_ms import config, runtime
+from acmix_ms.data.shapes import ShapesSet, make
+from acmix_ms.deploy import VerificationError, comparison, description
+from acmix_ms.engine import checkpoint
+from acmix_ms.ops.fuse import randomise
+from models import create_model
+from tests.helpers.refusals import refusal
+
+NAMES = ["rectangle", "circle", "triangle"]
+SMALL = {"channels": 16, "stacked": 1}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A checkpoint of a detector that finds many things, shapes, and files made of it."""
+    folder = tmp_path_factory.mktemp("detectors")
+    make(folder / "data", ShapesSet(images=2, val_images=3, size=64))
+    runtime.start("CPU", "graph", 3)
+    net = randomise(create_model("retinanet_acmix_shapes", num_classes=3, **SMALL))
+    runtime.assign(net.bbox_head.retina_cls.bias, np.full(27, -2.5, np.float32))  # else nothing is sure enough
+    runtime.assign(net.bbox_head.retina_cls.weight, 30 * net.bbox_head.retina_cls.weight.asnumpy())
+    # Nothing but the image on it: a file takes all of its canvas for the image.
+    canvas = {"height": 64, "width": 64, "short_sides": [64]}
+    cfg = config.from_dict(
+        {"task": "detection", "model": {"name": "retinanet_acmix_shapes", "kwargs": SMALL},
+         "data": {"name": "shapes", "path": str(folder / "data"), "batch_size": 2, "canvas": canvas}}
+    )  # fmt: skip
+    meta = {"model": cfg.model.name, "num_classes": 3, "class_names": NAMES, "config": config.to_yaml(cfg)}
+    checkpoint.save(folder / "net.ckpt", net.parameters_dict(), meta=meta)
+    for name, *options in (("net.mindir",), ("net.onnx",), ("raw.onnx", "--raw")):
+        args = ("--checkpoint", folder / "net.ckpt", "--format", name[4:], "--output", folder / name, *options)
+        assert export(*args) == 0
+    return folder
+
+
+def export(*args):
+    return export_script.main([str(arg) for arg in args])
+
+
+def predicted(file, folder, capsys):
+    args = ["--checkpoint", str(file), str(folder / "data" / "val"), "--json", "--threshold", "0.1"]
+    assert predict_script.main(args) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["net.mindir", "net.onnx", "raw.onnx"])
+def test_a_file_finds_what_its_checkpoint_finds(folder, name, capsys):
+    expected, found = (predicted(folder / each, folder, capsys) for each in ("net.ckpt", name))
+    assert len(found) == 3 and sum(len(one["objects"]) for one in expected) > 10
+    for one, other in zip(expected, found):
+        assert [each["class"] for each in one["objects"]] == [each["class"] for each in other["objects"]]
+        for a, b in zip(one["objects"], other["objects"]):
+            assert a["score"] == pytest.approx(b["score"], abs=1e-4)
+            assert a["box"] == pytest.approx(b["box"], abs=0.05)
+    about = description.read(folder / name)
+    assert about.task == "detection" and about.classes == tuple(NAMES) and about.canvas["short_side"] == 64
+
+
+@pytest.mark.slow
+def test_a_file_scores_what_its_checkpoint_scores(folder, tmp_path):
+    data, scores = ["data.name=shapes", f"data.path={folder / 'data'}"], []
+    for name in ("net.ckpt", "net.onnx", "raw.onnx"):
+        output = tmp_path / f"{name}.json"
+        eval_script.main(["--checkpoint", str(folder / name), "--output", str(output), *data])
+        scores.append(json.loads(output.read_text()))
+    for one in scores[1:]:
+        assert one["count"] == 3
+        assert one["bbox_mAP"] == pytest.approx(scores[0]["bbox_mAP"], abs=1e-4)
+
+
+def test_what_cannot_be_exported_is_told(folder, tmp_path):
+    def said(*args):
+        return refusal(export_script.main, [*map(str, args), "--output", str(tmp_path / "net.mindir")])
+
+    net = ("--checkpoint", folder / "net.ckpt", "--format", "mindir")
+    assert "--image-size 100x100: give multiples of 32" in said(*net, "--image-size", 100)
+    assert "--image-size and --batch" in said(*net, "--image-size", "dynamic")
+    assert "only RetinaNets" in said("--model", "mask_rcnn_acmix_shapes", "--format", "mindir", "--image-size", 64)
+    assert "--raw: resnet_digits is a classifier" in said("--model", "resnet_digits", "--format", "mindir", "--raw")
+
+
+def test_detections_are_compared_box_by_box():
+    boxes = np.array([[[0, 0, 10, 10], [20, 20, 40, 40], [0, 0, 0, 0]]], np.float32)
+    expected = {"boxes": boxes, "scores": np.array([[0.9, 0.8, 0.0]], np.float32),
+                "labels": np.array([[1, 2, -1]], np.int32)}  # fmt: skip
+    turned = {name: values[:, [1, 0, 2]] for name, values in expected.items()}
+    assert comparison.compare_outputs(turned, expected).within(0), "the order of equals does not matter"
+    moved = {**expected, "boxes": boxes + np.float32(0.1)}
+    found = comparison.compare_outputs(moved, expected)
+    assert found.outputs["boxes"].absolute == pytest.approx(0.1, rel=1e-3) and found.outputs["labels"].relative == 0
+    other = {**expected, "labels": np.array([[1, 1, -1]], np.int32)}
+    assert comparison.compare_outputs(other, expected).outputs["labels"].relative == 0.5
+    unsure = {**expected, "scores": np.array([[0.9, 0.09, 0.0]], np.float32)}
+    assert comparison.compare_outputs(other, unsure).within(0), "what is hardly there may be missing"
+    nothing = {**expected, "labels": np.full((1, 3), -1, np.int32), "scores": np.zeros((1, 3), np.float32)}
+    assert comparison.compare_outputs(nothing, nothing).within(0)
+    with pytest.raises(VerificationError, match="boxes: gives shape"):
+        comparison.compare_outputs({**expected, "boxes": boxes[:, :2]}, expected)
