@@ -27,13 +27,8 @@ TARGET = 97.0  # percent top-1 of the held-out digits
 
 def main(argv: list[str] | None = None) -> int:
     """Train, evaluate, export and draw; 1 if the accuracy is not reached, 3 if the exported file differs."""
-    parser = ArgumentParser(prog="quickstart.py", description=__doc__)
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a key, such as optim.epochs=2")
-    args = parser.parse_args(argv)
-    cfg = config.load(CONFIG, [f"run_dir={RUN}", *args.overrides])
+    cfg = prepared(argv, "quickstart.py", __doc__, CONFIG, RUN)
     folder = Path(cfg.run_dir)
-    if folder == RUN:  # another folder is the user's: training refuses to overwrite a run in it
-        set_aside(folder)
 
     heading(1, f"train {cfg.model.name} on 1,442 handwritten digits")
     start = time.perf_counter()
@@ -94,6 +89,16 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: top-1 {summary['top1']} % is below {TARGET:g} %", file=sys.stderr)
         return 1
     return 0
+
+
+def prepared(argv: list[str] | None, name: str, about: str, file: Path, run: Path) -> config.Config:
+    """The configuration in ``file`` with what the command line changes, and room for its run."""
+    parser = ArgumentParser(prog=name, description=about)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a key, such as optim.epochs=2")
+    cfg = config.load(file, [f"run_dir={run}", *parser.parse_args(argv).overrides])
+    if Path(cfg.run_dir) == run:  # another folder is the user's: training refuses to overwrite a run in it
+        set_aside(run)
+    return cfg
 
 
 def set_aside(folder: Path) -> None:

@@ -17,11 +17,10 @@ import eval as eval_script  # noqa: E402
 import export as export_script  # noqa: E402
 import train as train_script  # noqa: E402
 from acmix_ms import config  # noqa: E402
-from acmix_ms.arguments import ArgumentParser  # noqa: E402
 from acmix_ms.engine import run_dir  # noqa: E402
 from acmix_ms.errors import run_cli  # noqa: E402
 from acmix_ms.files import write_text  # noqa: E402
-from scripts.quickstart import heading, set_aside  # noqa: E402
+from scripts.quickstart import heading, prepared  # noqa: E402
 
 CONFIG = ROOT / "configs" / "detection" / "retinanet_acmix_shapes.yaml"
 RUN = Path("runs") / "quickstart-detection"
@@ -31,13 +30,8 @@ TARGET = 0.8  # box AP50 of the validation pictures
 
 def main(argv: list[str] | None = None) -> int:
     """Train, evaluate, export and draw; 1 if AP50 is not reached, 3 if an exported file finds something else."""
-    parser = ArgumentParser(prog="quickstart_detection.py", description=__doc__)
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a key, such as optim.epochs=2")
-    args = parser.parse_args(argv)
-    cfg = config.load(CONFIG, [f"run_dir={RUN}", *args.overrides])
+    cfg = prepared(argv, "quickstart_detection.py", __doc__, CONFIG, RUN)
     folder = Path(cfg.run_dir)
-    if folder == RUN:  # another folder is the user's: training refuses to overwrite a run in it
-        set_aside(folder)
 
     heading(1, f"train {cfg.model.name} on pictures of coloured shapes")
     start = time.perf_counter()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import numpy as np
 import pytest
 from mindspore import Tensor, nn
@@ -19,15 +17,6 @@ from models.detection.retinanet import ANCHORS
 from tests.conftest import ROOT
 
 TABLES = ROOT / "docs" / "tables.md"
-
-
-@pytest.fixture(scope="module")
-def script():
-    """scripts/complexity.py as a module; its name would hide the module of the toolbox."""
-    spec = importlib.util.spec_from_file_location("complexity_script", ROOT / "scripts" / "complexity.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 # mmdetection 3.3 prints 250.34 and 239.32 for ResNet-50; the others were worked out beforehand by its rules.

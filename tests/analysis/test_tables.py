@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 
 import mindspore as ms
 import pytest
@@ -21,15 +20,6 @@ from models import create_model, list_models
 from tests.conftest import ROOT
 
 TABLES = ROOT / "docs" / "tables.md"
-
-
-@pytest.fixture(scope="module")
-def script():
-    """scripts/complexity.py as a module; its name would hide the module of the toolbox."""
-    spec = importlib.util.spec_from_file_location("complexity_script", ROOT / "scripts" / "complexity.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture

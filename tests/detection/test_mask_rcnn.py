@@ -14,7 +14,7 @@ from models.detection import detect, roi_losses, rpn, sampling
 from models.detection.mask_rcnn import CascadeMaskRCNN, MaskRCNN
 from models.pretrained import load_torch_state, torch_name
 from models.resnet import ResNet
-from tests.helpers.official import official_input, official_state
+from tests.helpers.official import official_input, official_state, stored_part
 
 CLASSES = 80
 BOUND = 1e-4
@@ -23,15 +23,8 @@ BOUND = 1e-4
 BOUND_BEHIND_RELUS = 2e-3
 
 
-def part(file, name, value):
-    """What a file has of a tensor, and the same part of ``value``."""
-    if name in file:
-        return file[name], value
-    return file[f"{name}@sample"], value.reshape(-1)[:: int(file[f"{name}@step"])]
-
-
 def check(file, name, value):
-    expected, found = part(file, name, value.asnumpy() if isinstance(value, Tensor) else value)
+    expected, found = stored_part(file, name, value.asnumpy() if isinstance(value, Tensor) else value)
     bound = max(BOUND, 5 * float(file.get(f"{name}@rel_f64", 0)))
     assert np.abs(found - expected).max() < bound * np.abs(expected).max(), name
 

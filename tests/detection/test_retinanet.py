@@ -11,20 +11,13 @@ from acmix_ms import postprocess, runtime
 from models import create_model
 from models.detection.retinanet import RetinaNet, losses_by_level, targets_of
 from models.pretrained import load_torch_state, torch_name
-from tests.helpers.official import official_input, official_state
+from tests.helpers.official import official_input, official_state, stored_part
 
 CLASSES = 80
 BOUND = 1e-4
 # A ReLU whose input is zero but for rounding may let a gradient pass here and not there: seen in PVT's, in the first
 # convolution behind the pyramid, 4e-4 in the gradients before it.
 BOUND_BEHIND_RELUS = 1e-3
-
-
-def part(file, name, value):
-    """What a file has of a tensor, and the same part of ``value``."""
-    if name in file:
-        return file[name], value
-    return file[f"{name}@sample"], value.reshape(-1)[:: int(file[f"{name}@step"])]
 
 
 @pytest.mark.slow
@@ -56,7 +49,7 @@ def test_a_retinanet_is_mmdetections(vectors, backbone):
     (_, (maps, *terms)), gradients = ms.value_and_grad(loss, None, parameters, has_aux=True)(Tensor(images))
     for name, levels in zip(("cls_score", "bbox_pred"), maps):
         for i, level in enumerate(levels):
-            expected, found = part(file, f"{name}_{i}", level.asnumpy())
+            expected, found = stored_part(file, f"{name}_{i}", level.asnumpy())
             assert np.abs(found - expected).max() < BOUND * np.abs(expected).max(), (name, i)
     for name, levels in zip(("loss_cls", "loss_bbox"), terms):
         for i, level in enumerate(levels):

@@ -46,3 +46,10 @@ def official_input(file: dict) -> np.ndarray:
     """Image batch of a full-model file, (1, 3, 224, 224) where that does not say its shape."""
     shape = tuple(file.get("input_shape", (1, 3, 224, 224)))
     return np.random.RandomState(int(file["input_seed"])).standard_normal(shape).astype(np.float32)
+
+
+def stored_part(file: dict, name: str, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What a file has of a tensor, all or some of it, and the same part of ``value``."""
+    if name in file:
+        return file[name], value
+    return file[f"{name}@sample"], value.reshape(-1)[:: int(file[f"{name}@step"])]
