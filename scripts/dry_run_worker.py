@@ -74,17 +74,26 @@ def build(job: Job):
     from acmix_ms.engine.evaluation import build_predictor
 
     predict = build_predictor(build_net(job))
-    return lambda x: (predict(x),), [images], dict
+
+    def outputs(x):
+        found = predict(x)
+        return found if isinstance(found, tuple) else (found,)
+
+    return outputs, [images], dict
 
 
 def build_net(job: Job):
     """As it is evaluated or exported."""
     from acmix_ms.deploy.half import Half
     from acmix_ms.ops.fuse import fuse_for_export
+    from models.detection import Detector
+    from models.detection.end_to_end import EndToEnd
 
     net = seeded(job)
     if job.mode != "infer":
         net = fuse_for_export(net, "Ascend")
+    if isinstance(net, Detector):
+        net = EndToEnd(net, 2 * (job.image_size,))
     if job.precision == "fp16":
         net = Half(net)
     return net.set_train(False)
@@ -107,7 +116,9 @@ def write_air(job: Job) -> dict:
 def build_step(job: Job, images: np.ndarray):
     """As `build`, of the train step as train.py makes it, with clipping and a moving average."""
     from acmix_ms import config
+    from acmix_ms.engine import losses
     from acmix_ms.engine.trainer import Trainer
+    from models import model_task
 
     batch = job.batch
     keys = {"optim.name": job.optimizer, "train.precision": job.precision, "data.batch_size": batch,
@@ -116,18 +127,36 @@ def build_step(job: Job, images: np.ndarray):
     # With AdamW's usual epsilon a first step would follow the signs of gradients that are zero but for rounding.
     net = seeded(job)
     # Of its loader the trainer asks for the batch size only, until it trains.
-    loader = SimpleNamespace(batch_size=batch)
-    trainer = Trainer(net, config.for_model(job.model, [f"{k}={v}" for k, v in keys.items()]), loader, None)
+    loader, task = SimpleNamespace(batch_size=batch), model_task(job.model)
+    cfg = config.for_model(job.model, [f"task={task}", *(f"{k}={v}" for k, v in keys.items())])
+    loss, targets = losses.classification(), [(np.arange(batch) % 10).astype(np.int32)]
+    if task == "detection":
+        loss, targets = losses.by_name(net.terms), targets_of(net, job)
+    trainer = Trainer(net, cfg, loader, None, loss=loss)
     trainer.model.set_train(True)
 
-    def step(images, labels):
-        loss, _, finite = trainer.train_step(images, labels)
+    def step(images, *targets):
+        loss, _, finite = trainer.train_step(images, *targets)
         return loss, finite
 
     def state():
         return {**net.parameters_dict(), **trainer._state()}
 
-    return step, [images, (np.arange(batch) % 10).astype(np.int32)], state
+    return step, [images, *targets], state
+
+
+def targets_of(net, job: Job) -> list[np.ndarray]:
+    """Of images with two objects each, as a loader has a detector make them."""
+    from acmix_ms.objects import Objects
+
+    side = job.image_size
+    boxes = np.asarray([[0.1, 0.1, 0.6, 0.5], [0.4, 0.3, 0.9, 0.9]], np.float32) * side
+    masks = np.zeros((2, side, side), np.uint8)
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes.astype(int)):
+        mask[y1:y2, x1:x2] = 1
+    objects = Objects(boxes, np.asarray([0, 1], np.int32), np.zeros((0, 4), np.float32), masks)
+    each = [net.prepare(objects, (side, side), (side, side), np.random.default_rng(i)) for i in range(job.batch)]
+    return [np.stack(parts) for parts in zip(*each)]
 
 
 def seeded(job: Job):

@@ -39,7 +39,8 @@ def best_pairs(logits: Tensor, per_place: int, count: int) -> tuple[Tensor, Tens
     channels, places = logits.shape[1], logits.shape[2] * logits.shape[3]
     classes, total = channels // per_place, per_place * places
     logits = logits.astype(ms.float32)
-    best = logits.reshape(-1, per_place, classes, places).max(2)  # (B, A, h*w)
+    # Not `max`, which on an Ascend tells places as well, in 64 bits.
+    best = ops.ReduceMax()(logits.reshape(-1, per_place, classes, places), 2)  # (B, A, h*w)
     best = ops.transpose(best, (0, 2, 1)).reshape(-1, total)  # (B, N), as anchors are numbered
     candidates = min(count, total)
     anchors = ops.topk(ops.sigmoid(best), candidates)[1]  # (B, k)
@@ -104,7 +105,7 @@ def detections(
     there = (scores > 0).astype(ms.float32)
     boxes = take_rows(boxes, order) * there.expand_dims(-1)
     labels = take(labels, order)
-    largest = boxes.reshape(-1, boxes.shape[1] * 4).max(1).expand_dims(-1)
+    largest = ops.ReduceMax(True)(boxes.reshape(-1, boxes.shape[1] * 4), 1)  # (B, 1)
     where, kept = first_kept(apart(boxes, labels, largest), there, iou, count)
     labels = take(labels, where)
     number = kept.astype(ms.int32)

@@ -57,6 +57,16 @@ def test_every_family_runs_on_the_ai_core_alone(soc, models):
 
 
 @needs_stand_in
+@pytest.mark.slow
+def test_a_detector_runs_on_the_ai_core_alone_from_images_to_boxes():
+    jobs = [Job("retinanet_shapes", "fused", "fp16", 64), Job("retinanet_shapes", "train", "fp16", 64, 2, "adamw")]
+    for result in dry_run.run(jobs, SOCS[1], WORKER):
+        assert result.fine, (result.job, result.error, result.recording.fall_backs)
+        assert not any(launch.wide for launch in result.recording.launches), result.job
+        assert result.waits == 0
+
+
+@needs_stand_in
 def test_what_ends_its_process_is_told_and_the_others_go_on():
     wrong, fine = Job("no_such_model", image_size=32), Job("resnet_digits", image_size=32)
     results = list(dry_run.run([wrong, fine], SOCS[0], WORKER))
