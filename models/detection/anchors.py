@@ -13,6 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 
 
+PADDED = 32  # mmdetection pads an image to a multiple of it, and uses anchors in the padding, not those further out
+
+
+def padded(size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of an image with its padding."""
+    height, width = (-(-side // PADDED) * PADDED for side in size)
+    return height, width
+
+
 @dataclass(frozen=True)
 class AnchorGenerator:
     """Anchors of a pyramid of maps.

@@ -17,7 +17,7 @@ from acmix_ms.postprocess import Detections, dense_detections, encode
 
 from ..necks.fpn import FPN, ConvModule
 from . import losses
-from .anchors import AnchorGenerator
+from .anchors import AnchorGenerator, padded
 from .base import Detector
 from .matching import Assigner
 
@@ -168,7 +168,7 @@ class RetinaNet(Detector):
         self, objects: Objects, canvas: tuple[int, int], size: tuple[int, int], random: np.random.Generator
     ) -> tuple[np.ndarray, ...]:
         """See `Detector`: ``labels`` and ``deltas`` of `Targets`."""
-        return tuple(targets_of(objects.boxes, objects.labels, canvas, size, self.num_classes))
+        return tuple(targets_of(objects.boxes, objects.labels, canvas, padded(size), self.num_classes))
 
     def found(self, maps, sizes: Sequence[tuple[int, int]]) -> list[Detections]:
         """Detections of each image in what `construct` gives, as arrays."""

@@ -13,12 +13,11 @@ from acmix_ms.ops import boxes as geometry
 from acmix_ms.postprocess import encode
 
 from . import losses
-from .anchors import AnchorGenerator
+from .anchors import AnchorGenerator, padded
 from .matching import Assigner
 
 ANCHORS = AnchorGenerator((4, 8, 16, 32, 64), (8.0,), (0.5, 1.0, 2.0))
 ASSIGNER = Assigner(positive=0.7, negative=0.3, least=0.3)
-PADDED = 32  # mmdetection pads an image to a multiple of it, and uses anchors in the padding, not those further out
 OBJECT, NOTHING, UNUSED = 1, 0, -1
 
 
@@ -86,7 +85,7 @@ def allowed(canvas: tuple[int, int], size: tuple[int, int], border: int = -1) ->
         border: so far anchors may reach out of the image; negative for no limit.
     """
     sizes = ANCHORS.sizes(*canvas)
-    found = ANCHORS.inside(sizes, *(-(-side // PADDED) * PADDED for side in size))
+    found = ANCHORS.inside(sizes, *padded(size))
     if border >= 0:
         anchors, (height, width) = ANCHORS.all(sizes), size
         found &= (anchors[:, :2] >= -border).all(1)
