@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-
 PADDED = 32  # mmdetection pads an image to a multiple of it, and uses anchors in the padding, not those further out
 
 
