@@ -122,7 +122,7 @@ def config_of_export(path: str, overrides: Sequence[str] = ()) -> config.Config:
     prepare = about.preprocess
     known = [f"task={about.task}", "model.num_classes=null"]
     known += [f"data.interpolation={prepare.interpolation}", f"data.resize={prepare.resize_method}"]
-    if about.task == "detection":
+    if about.canvas is not None:
         sides = dict(zip(("height", "width"), about.input_shape[2:]), turns="false", max_side=about.canvas["max_side"])
         known += [f"data.canvas.{key}={'null' if value is None else value}" for key, value in sides.items()]
         known.append(f"data.canvas.short_sides=[{about.canvas['short_side']}]")

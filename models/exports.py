@@ -106,7 +106,13 @@ def _detector(cfg: Config, net: Net, args: Namespace) -> Export:
 
 
 def reader_of(about: deploy.Description) -> CanvasReader:
-    """What prepares pictures for the detector in a file."""
+    """What prepares pictures for the detector in a file.
+
+    Raises:
+        UserError: its description does not tell.
+    """
+    if about.canvas is None or None in about.input_shape[2:]:
+        raise UserError(f"the description of {about.model} does not tell how pictures lie on its canvas: export again")
     height, width = about.input_shape[2:]
     rules = Canvas(height, width, (about.canvas["short_side"],), max_side=about.canvas["max_side"], turns=False)
     return CanvasReader(rules, about.preprocess)

@@ -152,8 +152,6 @@ def from_dict(values: dict) -> Description:
     about = Description(**checked)
     if about.classes is not None and len(about.classes) != about.num_classes:
         raise ValueError(f"classes: {len(about.classes)} names for num_classes={about.num_classes}")
-    if about.task == "detection" and about.canvas is None:
-        raise ValueError("canvas: missing, a detector has one")
     if about.task == "classification":
         shapes = [output.shape for output in about.outputs]
         if len(shapes) != 1 or (shapes[0] and shapes[0][1:] != (about.num_classes,)):

@@ -71,7 +71,7 @@ def test_averages_are_validated_saved_and_evaluated(tmp_path, monkeypatch):
     assert np.array_equal(best.weights[name], last.state["ema." + name])
 
     def top1(file, averaged):
-        return eval_script.evaluate(trainer.config, str(tmp_path / file), averaged=averaged)["loss"]
+        return eval_script.evaluate(trainer.config, str(tmp_path / file), averaged=averaged)[0]["loss"]
 
     assert top1(run_dir.LAST, True) == top1(run_dir.BEST, False) == top1(run_dir.BEST, True)
     assert top1(run_dir.LAST, False) != top1(run_dir.LAST, True)
