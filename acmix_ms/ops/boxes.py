@@ -144,10 +144,9 @@ def free_of(boxes: Tensor, others: Tensor, there: Tensor, threshold: float) -> T
     return (hits < 0.5).astype(ms.float32).reshape(-1, boxes.shape[1])
 
 
-def apart(boxes: Tensor, groups: Tensor, largest: Tensor | None = None) -> Tensor:
+def apart(boxes: Tensor, groups: Tensor, largest: Tensor) -> Tensor:
     """(..., N, 4), (..., N) -> (..., N, 4): boxes of different groups (classes, levels) moved so that they do not
-    overlap, by more than ``largest``, which is by default the largest coordinate.
+    overlap, by more than ``largest``, the largest coordinate of their image.
     """
-    largest = boxes.max() if largest is None else largest
     offset = groups.astype(ms.float32) * (largest + 1)
     return boxes + offset.expand_dims(-1)

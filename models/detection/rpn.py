@@ -183,9 +183,8 @@ def proposals(
         values += (value,)
     # All levels at once, as a batch: a fifth of the kernels.
     boxes, values = geometry.clip(ops.stack(boxes, 1), sizes), ops.stack(values, 1)  # (B, L, K, 4), (B, L, K)
-    kept = geometry.cluster_nms(boxes, threshold)
-    there = ops.logical_and(boxes[..., 2] > boxes[..., 0], boxes[..., 3] > boxes[..., 1])
-    values = ops.select(ops.logical_and(kept, there), values, ops.full_like(values, -1.0)).reshape(batch, -1)
+    kept = ops.logical_and(geometry.cluster_nms(boxes, threshold), geometry.has_area(boxes))
+    values = ops.select(kept, values, ops.full_like(values, -1.0)).reshape(batch, -1)
     boxes, values = _filled_up(boxes.reshape(batch, -1, 4), values, count)
     value, best = ops.topk(values, count)
     return ops.stop_gradient(ops.gather(boxes, best, 1, 1)), value >= 0
