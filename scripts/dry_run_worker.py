@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,10 +26,25 @@ RUN, AGAIN, IDLE, DONE = b"run", b"again", b"idle", b"done"  # marks in the log,
 
 
 def main() -> None:
-    """Answer jobs until there are no more."""
-    answers = sys.stdout
-    sys.stdout = sys.stderr  # of whatever else prints
-    (device,) = sys.argv[1:]
+    """Answer jobs until there are no more, each in a process of its own: what one leaves, graphs and memory of the
+    device, would count as the next one's.
+    """
+    import mindspore  # noqa: F401, every job has it from here; the device is started by each
+
+    for line in sys.stdin:
+        child = os.fork()
+        if not child:
+            answers, sys.stdout = sys.stdout, sys.stderr  # of whatever else prints
+            print(json.dumps(answer(Job(**json.loads(line)), *sys.argv[1:])), file=answers, flush=True)
+            sys.stderr.flush()
+            os._exit(0)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if status:
+            sys.exit(status if status > 0 else 128 - status)
+
+
+def answer(job: Job, device: str) -> dict:
+    """Run a job on the device; what is to be said of it beside what the log has."""
     from acmix_ms.deploy.ascend.compute import Computer
 
     computer, stand_in = Computer(), None
@@ -38,32 +54,26 @@ def main() -> None:
     runtime.start(device)
     import mindspore as ms
 
-    for line in sys.stdin:
-        job = Job(**json.loads(line))
-        computer.everything = bool(job.numbers)
-        answer = {"peak": 0, "unknown": [], "error": "", "weights": 0}
-        if job.mode == "air" and stand_in:
-            answer.update(write_air(job))
-        else:
-            run, arguments, state = build(job)
-            mark = stand_in.stand_in_mark if stand_in else lambda text: None
-            mark(RUN)
-            outputs = [output.asnumpy() for output in run(*map(runtime.to_device, arguments))]
-            if job.mode == "train" and not job.numbers:
-                mark(AGAIN)
-                run(*map(runtime.to_device, arguments))
-                ms.runtime.synchronize()
-                mark(IDLE)
-                ms.runtime.synchronize()
-            mark(DONE)
-            if stand_in:
-                answer["peak"] = runtime.device_peak_bytes(device)
-                ms.runtime.reset_peak_memory_stats()
-            if job.numbers:
-                np.savez(job.numbers, *outputs, **{name: value.asnumpy() for name, value in state().items()})
-            answer["unknown"] = sorted(computer.unknown)
-        print(json.dumps(answer), file=answers, flush=True)
-        computer.unknown.clear()
+    computer.everything = bool(job.numbers)
+    found = {"peak": 0, "unknown": [], "error": "", "weights": 0}
+    if job.mode == "air" and stand_in:
+        return {**found, **write_air(job)}
+    run, arguments, state = build(job)
+    mark = stand_in.stand_in_mark if stand_in else lambda text: None
+    mark(RUN)
+    outputs = [output.asnumpy() for output in run(*map(runtime.to_device, arguments))]
+    if job.mode == "train" and not job.numbers:
+        mark(AGAIN)
+        run(*map(runtime.to_device, arguments))
+        ms.runtime.synchronize()
+        mark(IDLE)
+        ms.runtime.synchronize()
+    mark(DONE)
+    if stand_in:
+        found["peak"] = runtime.device_peak_bytes(device)
+    if job.numbers:
+        np.savez(job.numbers, *outputs, **{name: value.asnumpy() for name, value in state().items()})
+    return {**found, "unknown": sorted(computer.unknown)}
 
 
 def build(job: Job):

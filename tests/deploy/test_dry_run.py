@@ -95,9 +95,8 @@ def test_a_log_is_read(tmp_path):
     ]  # fmt: skip
     path = tmp_path / "log"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"aclnn": "cut off')
-    options = {}
-    (_, before), (mark, found), _ = launches.read(path, options)
-    assert mark == "run 0" and not before.launches and options == {0: "allow_fp32_to_fp16"}
+    (_, before), (mark, found), _ = launches.read(path)
+    assert mark == "run 0" and not before.launches and found.options == {0: "allow_fp32_to_fp16"}
     assert [str(launch) for launch in found.launches] == [
         "aclnnMatmul(float32[4,8], float32[8,2], float32[4,2])",
         "Conv2D(float32[1,3,8,8]) -> float16[1,2,8,8]",

@@ -105,7 +105,6 @@ def _one_process(
     jobs: Sequence[Job], command: Sequence[str], environment: dict[str, str] | None, log: Path
 ) -> Iterator[Result]:
     """The results of jobs until they are done, or up to the one that ends the process."""
-    options: dict[int, str] = {}
     with open(log.with_name("stderr"), "w+", encoding="utf-8", errors="replace") as said:
         worker = subprocess.Popen(
             command,
@@ -119,7 +118,7 @@ def _one_process(
         try:
             for job in jobs:
                 answer = _ask(worker, job)
-                found = _recorded(log, options)
+                found = _recorded(log)
                 if answer is None:
                     worker.wait()
                     yield Result(job, found["run"], error=_last_words(said, worker.returncode))
@@ -170,11 +169,11 @@ def _ask(worker: subprocess.Popen, job: Job) -> dict | None:
     return json.loads(answer) if answer else None
 
 
-def _recorded(log: Path, options: dict[int, str]) -> dict[str, Recording]:
-    """What was noted while the last job ran, by the worker's marks; ``options`` are those of the process."""
+def _recorded(log: Path) -> dict[str, Recording]:
+    """What was noted while the last job ran, by the worker's marks."""
     found = {mark: Recording() for mark in ("run", "again", "idle")}
     if log.exists():
-        found.update(launches.read(log, options))
+        found.update(launches.read(log))
     return found
 
 

@@ -170,12 +170,9 @@ class Recording:
         return sorted({*functions, *(one.name for one in self.launches if one.name.startswith(("Cust", "aclnnCust")))})
 
 
-def read(path: str | os.PathLike, options: dict[int, str]) -> Iterator[tuple[str, Recording]]:
-    """The recordings of a log, each under the mark that it begins with.
-
-    ``options`` are those that hold where it begins; it is changed to those that hold where it ends.
-    """
-    mark, found = "", Recording(options=dict(options))
+def read(path: str | os.PathLike) -> Iterator[tuple[str, Recording]]:
+    """The recordings of a process's log, each under the mark that it begins with."""
+    mark, found = "", Recording()
     with open(path, encoding="utf-8") as lines:
         for line in lines:
             try:
@@ -184,9 +181,9 @@ def read(path: str | os.PathLike, options: dict[int, str]) -> Iterator[tuple[str
                 continue
             if "mark" in record:
                 yield mark, found
-                mark, found = record["mark"], Recording(options=dict(options))
+                mark, found = record["mark"], Recording(options=dict(found.options))
             elif "option" in record:
-                options[record["option"]] = found.options[record["option"]] = record["value"]
+                found.options[record["option"]] = record["value"]
             elif "call" in record:
                 found.calls[record["call"]] += 1
                 found.copied += record.get("bytes", 0)
