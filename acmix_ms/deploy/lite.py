@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from acmix_ms import runtime
-from acmix_ms.deploy import lite_config
+from acmix_ms.deploy import lite_config, lite_source
 from acmix_ms.deploy.files import plain_folder, put
 from acmix_ms.deploy.runner import Runner, require_images
 from acmix_ms.errors import UserError, closest
@@ -102,7 +102,9 @@ class LiteFile(Runner):
     def _run(self, batches: Sequence[np.ndarray]) -> list[tuple[np.ndarray, ...]]:
         outputs = self._lite.outputs(self.path, batches)
         self._found = list(outputs[0])  # Lite 2.0.0 tells the names only when it has run
-        return [tuple(found.values()) for found in outputs]
+        if set(self._found) == set(self.names):  # a converter may put them in another order
+            self._found = list(self.names)
+        return [tuple(found[name] for name in self._found) for found in outputs]
 
 
 class Lite:
@@ -179,8 +181,9 @@ class Lite:
         with plain_folder(output.parent) as folder:
             partial = folder / "model"
             config = lite_config.write(quantization, source, calibration, folder)
+            given = lite_source.with_own_weights(source, folder) if kind == "onnx" else source
             try:
-                self._convert(source, partial, input_shape, fp16, config, quantization == "full")
+                self._convert(given, partial, input_shape, fp16, config, quantization == "full")
             except LiteError as error:
                 raise UserError(f"{source} cannot be converted by MindSpore Lite {self.version}: {error}") from error
             partial = partial.with_suffix(SUFFIX)  # the converter has added it

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from acmix_ms.deploy import lite_source
 from acmix_ms.errors import UserError
 
 
@@ -54,7 +55,7 @@ def input_name(source: Path) -> str:
         UserError: it is no such file.
     """
     if source.suffix == ".onnx":
-        return _onnx_graph(source).input[0].name
+        return lite_source.load(source).graph.input[0].name
     from acmix_ms.deploy import mindir
 
     return mindir.input_names(source)[0]
@@ -68,22 +69,5 @@ def grouped_convolutions(source: Path) -> list[str]:
     """
     if source.suffix != ".onnx":
         raise UserError(f'{source}: quantization="full" needs an .onnx')
-    nodes = [node for node in _onnx_graph(source).node if node.op_type == "Conv"]
+    nodes = [node for node in lite_source.load(source).graph.node if node.op_type == "Conv"]
     return [node.name for node in nodes if any(a.name == "group" and a.i > 1 for a in node.attribute)]
-
-
-def _onnx_graph(source: Path):
-    try:
-        import onnx
-        from google.protobuf.message import DecodeError
-    except ImportError as error:
-        raise UserError(
-            f"{source}: reading ONNX needs the package onnx; pip install 'acmix-mindspore[export]'"
-        ) from error
-    try:
-        graph = onnx.load(str(source), load_external_data=False).graph
-    except DecodeError as error:
-        raise UserError(f"{source} cannot be read as ONNX; export it again") from error
-    if not graph.input:
-        raise UserError(f"{source} cannot be read as ONNX: it has no input; export it again")
-    return graph

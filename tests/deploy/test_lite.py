@@ -13,7 +13,7 @@ from PIL import Image
 
 from acmix_ms.data.imagefolder import EXTENSIONS
 from acmix_ms.deploy import lite as lite_module
-from acmix_ms.deploy import lite_config
+from acmix_ms.deploy import lite_config, lite_source
 from acmix_ms.deploy.files import open_file
 from acmix_ms.errors import UserError
 from scripts import infer_lite, quantize_lite
@@ -47,6 +47,26 @@ def colour_net(path, batch):
     taken = helper.make_tensor_value_info("logits", float32, [batch, 3])
     constants = [onnx.numpy_helper.from_array(value, name) for name, value in weights.items()]
     graph = helper.make_graph(nodes, "colours", [given], [taken], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)])
+    model.ir_version = 6
+    onnx.save(model, str(path))
+    return path
+
+
+def shared_net(path):
+    """An ONNX of our own: one kernel over maps of three sizes, as a detector's head goes over its levels."""
+    helper, float32 = onnx.helper, onnx.TensorProto.FLOAT
+    kernel = {"kernel_shape": [3, 3], "strides": [1, 1], "dilations": [1, 1], "pads": [1] * 4, "group": 1}
+    weights = np.random.default_rng(5).standard_normal((32, 32, 3, 3)).astype(np.float32)
+    constants = {"w": weights, "b": np.ones(32, np.float32)}
+    nodes, sides = [], {"images": 32, "halved": 16, "quartered": 8}
+    for given, made in (("images", "halved"), ("halved", "quartered")):
+        nodes.append(helper.make_node("MaxPool", [given], [made], name=made, kernel_shape=[2, 2], strides=[2, 2]))
+    nodes += [helper.make_node("Conv", [one, "w", "b"], [f"of_{one}"], name=f"of_{one}", **kernel) for one in sides]
+    values = {name: helper.make_tensor_value_info(name, float32, [1, 32, side, side]) for name, side in sides.items()}
+    taken = [helper.make_tensor_value_info(f"of_{name}", float32, [1, 32, side, side]) for name, side in sides.items()]
+    constants = [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "shared", [values["images"]], taken, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)])
     model.ir_version = 6
     onnx.save(model, str(path))
@@ -173,10 +193,35 @@ def test_bad_files_are_one_line_and_leave_the_earlier_output(lite, ms_file, onnx
     source, output = tmp_path / "cut.onnx", tmp_path / "earlier.ms"
     source.write_bytes(onnx_file.read_bytes()[:-40])
     output.write_bytes(b"earlier")
-    with pytest.raises(UserError, match="cut.onnx cannot be converted"):
+    with pytest.raises(UserError, match="cut.onnx cannot be read as ONNX"):
         lite.convert(source, output)
     assert output.read_bytes() == b"earlier"
     assert sorted(path.name for path in tmp_path.glob(".*")) == []
+
+
+def test_each_convolution_has_weights_of_its_own(tmp_path):
+    model = onnx.load(lite_source.with_own_weights(shared_net(tmp_path / "shared.onnx"), tmp_path))
+    constants = {constant.name: constant.raw_data for constant in model.graph.initializer}
+    names = [node.input[1] for node in model.graph.node if node.op_type == "Conv"]
+    assert len(set(names)) == 3 and len({constants[name] for name in names}) == 1
+    plain = colour_net(tmp_path / "plain.onnx", 1)
+    assert lite_source.with_own_weights(plain, tmp_path) == plain, "of which nothing is shared"
+
+
+def test_shared_weights_serve_maps_of_every_size_and_outputs_have_their_names(lite, tmp_path):
+    from acmix_ms.deploy.onnx import Onnx
+
+    source = shared_net(tmp_path / "shared.onnx")
+    path = lite.convert(source, tmp_path / "shared.ms")
+    batch = np.random.default_rng(6).standard_normal((1, 32, 32, 32)).astype(np.float32)
+    wanted = Onnx(source).outputs(batch)
+    for names in (None, list(wanted)[::-1]):
+        found = open_file(path, names).outputs(batch)
+        assert list(found) == (names or list(wanted))
+        for name, values in found.items():
+            np.testing.assert_allclose(values, wanted[name], atol=1e-4 * np.abs(wanted[name]).max())
+    renamed = open_file(path, ["a", "b", "c"]).outputs(batch)
+    assert np.array_equal(renamed["b"], found["of_halved"]), "names that the file does not know go by their places"
 
 
 @pytest.mark.parametrize(
