@@ -17,7 +17,16 @@ from acmix_ms.deploy import Output, samples
 from acmix_ms.deploy.description import DETECTOR
 from acmix_ms.errors import UserError
 from acmix_ms.ops.fuse import fuse_for_export
-from acmix_ms.postprocess import COUNT, IOU_THRESHOLD, PER_LEVEL, THRESHOLD, Detections, dense_detections, detections_in
+from acmix_ms.postprocess import (
+    COUNT,
+    IOU_THRESHOLD,
+    LARGEST_CHANGE,
+    PER_LEVEL,
+    THRESHOLD,
+    Detections,
+    dense_detections,
+    detections_in,
+)
 
 from .build import Net
 from .detection.anchors import AnchorGenerator
@@ -25,6 +34,8 @@ from .detection.end_to_end import EndToEnd
 from .detection.retinanet import RetinaNet
 
 COARSEST = 32  # the sides of a canvas are multiples of it
+LOGITS = "logits, channel anchor * classes + class,"
+DELTAS = "deltas, channel anchor * 4 + that of x, y, log width, log height, the first two in sides of the anchor,"
 
 
 class Export(NamedTuple):
@@ -76,7 +87,7 @@ def _detector(cfg: Config, net: Net, args: Namespace) -> Export:
         cell, reference = _fused(net.cell, args), net.cell
         outputs = [
             Output(f"{kind}_{stride}", f"{meaning} of the map of stride {stride}")
-            for kind, meaning in (("cls_score", "logits, channel anchor * classes + class,"), ("bbox_pred", "deltas"))
+            for kind, meaning in (("cls_score", LOGITS), ("bbox_pred", DELTAS))
             for stride in anchors.strides
         ]
         steps = {
@@ -84,6 +95,7 @@ def _detector(cfg: Config, net: Net, args: Namespace) -> Export:
             "strides": list(anchors.strides),
             "scales": list(anchors.scales),
             "ratios": list(anchors.ratios),
+            "largest_change": float(LARGEST_CHANGE),
             "score_threshold": THRESHOLD,
             "per_level": PER_LEVEL,
             "iou_threshold": IOU_THRESHOLD,

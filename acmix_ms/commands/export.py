@@ -28,8 +28,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_intermixed_args(argv)
 
     build.check(args)
-    formats = deploy.possible_formats(args.format)
     cfg, saved = build.read(args)
+    formats = deploy.possible_formats(args.format, boxes=cfg.task == "detection" and not args.raw)
     outputs = deploy.outputs(args.output, cfg.model.name, formats, force=args.force)
     runtime.start_for(cfg, "graph")  # a MINDIR runs in graph mode only
     from acmix_ms.models import exports  # MindSpore takes seconds to import: after what may be wrong before it

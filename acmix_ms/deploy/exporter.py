@@ -22,8 +22,12 @@ from acmix_ms.files import sha256, writable_file
 DYNAMIC_BATCHES = (1, 3)  # a file for any batch is compared at these
 
 
-def unavailable(format: str) -> str | None:
-    """Why a format cannot be made on this machine and what to do; None if it can. Cheap."""
+def unavailable(format: str, *, boxes: bool = False) -> str | None:
+    """Why a format cannot be made on this machine and what to do; None if it can. Cheap.
+
+    Args:
+        boxes: of a detector with all that makes boxes of its maps.
+    """
     if format == "air" and not runtime.available("Ascend"):
         return (
             "cannot be made here, it needs an Ascend host: MindSpore writes AIR only there, and none was found; "
@@ -34,33 +38,35 @@ def unavailable(format: str) -> str | None:
     if format == "ms":
         from acmix_ms.deploy import lite
 
-        return lite.missing() and f"cannot be made here: {lite.missing()}"
+        reason = lite.missing() or (lite.without_boxes() if boxes else None)
+        return reason and f"cannot be made here: {reason}"
     return None
 
 
-def check_format(format: str) -> None:
-    """See that ``format`` is known and can be made on this machine. Cheap; call it before any other work.
+def check_format(format: str, *, boxes: bool = False) -> None:
+    """See that ``format`` is known and can be made on this machine, see `unavailable`. Cheap; call it before any work.
 
     Raises:
         UserError: unknown format; AIR without an Ascend; packages or MindSpore Lite missing.
     """
     if format not in FORMATS:
         raise UserError(f"--format {format}: {closest(format, (*FORMATS, 'all'))}")
-    reason = unavailable(format)
+    reason = unavailable(format, boxes=boxes)
     if reason:
         raise UserError(f"--format {format} {reason}")
 
 
-def possible_formats(format: str) -> list[str]:
-    """``format`` alone, or of ``"all"`` those that can be made here; what stands against the others is printed.
+def possible_formats(format: str, *, boxes: bool = False) -> list[str]:
+    """``format`` alone, or of ``"all"`` those that can be made here, see `unavailable`; what stands against the others
+    is printed.
 
     Raises:
         UserError: as `check_format`.
     """
     if format != "all":
-        check_format(format)
+        check_format(format, boxes=boxes)
         return [format]
-    reasons = {name: unavailable(name) for name in FORMATS}
+    reasons = {name: unavailable(name, boxes=boxes) for name in FORMATS}
     for name, reason in reasons.items():
         if reason:
             print(f"--format {name} is left out, it {reason}", flush=True)

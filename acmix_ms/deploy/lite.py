@@ -75,6 +75,17 @@ def missing() -> str | None:
     return None
 
 
+def without_boxes() -> str | None:
+    """Why `find`'s Lite cannot run a detector up to its boxes, or None: seen of 2.0.0, others are tried."""
+    version = find().version
+    if not version.startswith("2.0."):
+        return None
+    return (
+        f"MindSpore Lite {version} has no kernels for what makes boxes of a detector's maps (Floor, Less): give --raw, "
+        "scripts/infer_lite.py makes the boxes"
+    )
+
+
 class LiteFile(Runner):
     """The net in a ``.ms``, run by MindSpore Lite on CPU, in a process of its own."""
 

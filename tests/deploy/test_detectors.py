@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
 import numpy as np
 import pytest
@@ -11,11 +12,14 @@ import eval as eval_script
 import export as export_script
 import predict as predict_script
 from acmix_ms import config, runtime
+from acmix_ms.data.images import read_image
 from acmix_ms.data.shapes import ShapesSet, make
-from acmix_ms.deploy import VerificationError, comparison, description
+from acmix_ms.deploy import VerificationError, comparison, description, exporter, lite, open_file
 from acmix_ms.engine import checkpoint
 from acmix_ms.ops.fuse import randomise
 from models import create_model
+from scripts import infer_lite
+from tests.conftest import ROOT
 from tests.helpers.refusals import refusal
 
 NAMES = ["rectangle", "circle", "triangle"]
@@ -39,7 +43,9 @@ def folder(tmp_path_factory):
     )  # fmt: skip
     meta = {"model": cfg.model.name, "num_classes": 3, "class_names": NAMES, "config": config.to_yaml(cfg)}
     checkpoint.save(folder / "net.ckpt", net.parameters_dict(), meta=meta)
-    for name, *options in (("net.mindir",), ("net.onnx",), ("raw.onnx", "--raw")):
+    files = [("net.mindir",), ("net.onnx",), ("raw.onnx", "--raw")]
+    files += [] if exporter.unavailable("ms") else [("raw.ms", "--raw")]
+    for name, *options in files:
         args = ("--checkpoint", folder / "net.ckpt", "--format", name[4:], "--output", folder / name, *options)
         assert export(*args) == 0
     return folder
@@ -49,30 +55,72 @@ def export(*args):
     return export_script.main([str(arg) for arg in args])
 
 
-def predicted(file, folder, capsys):
-    args = ["--checkpoint", str(file), str(folder / "data" / "val"), "--json", "--threshold", "0.1"]
-    assert predict_script.main(args) == 0
-    return json.loads(capsys.readouterr().out)
+def needs(file):
+    """Skip where it could not be made."""
+    if not file.exists():
+        pytest.skip(exporter.unavailable(file.suffix[1:]))
+    return file
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["net.mindir", "net.onnx", "raw.onnx"])
-def test_a_file_finds_what_its_checkpoint_finds(folder, name, capsys):
-    expected, found = (predicted(folder / each, folder, capsys) for each in ("net.ckpt", name))
+def predicted(file, folder):
+    args = ["--checkpoint", file, folder / "data" / "val", "--threshold", 0.1, "--output", folder / "found.json"]
+    assert predict_script.main([str(arg) for arg in args]) == 0
+    return json.loads((folder / "found.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def expected(folder):
+    """What the checkpoint finds."""
+    return predicted(folder / "net.ckpt", folder)
+
+
+def assert_alike(found, expected):
     assert len(found) == 3 and sum(len(one["objects"]) for one in expected) > 10
     for one, other in zip(expected, found):
+        assert (one["image"], one["height"]) == (other["image"], other["height"])
         assert [each["class"] for each in one["objects"]] == [each["class"] for each in other["objects"]]
         for a, b in zip(one["objects"], other["objects"]):
             assert a["score"] == pytest.approx(b["score"], abs=1e-4)
             assert a["box"] == pytest.approx(b["box"], abs=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["net.mindir", "net.onnx", "raw.onnx", "raw.ms"])
+def test_a_file_finds_what_its_checkpoint_finds(folder, expected, name):
+    assert_alike(predicted(needs(folder / name), folder), expected)
     about = description.read(folder / name)
     assert about.task == "detection" and about.classes == tuple(NAMES) and about.canvas["short_side"] == 64
 
 
 @pytest.mark.slow
+def test_on_a_device_one_script_finds_the_same(folder, expected):
+    """In the Python of MindSpore Lite, which has nothing of this project."""
+    file = needs(folder / "raw.ms")
+    args = ["--model", file, folder / "data" / "val", "--threshold", "0.1", "--output", "-"]
+    command = [lite.find().python, "-I", ROOT / "scripts" / "infer_lite.py", *args]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert_alike(json.loads(done.stdout), expected)
+
+
+@pytest.mark.slow
+def test_numpy_makes_objects_of_the_maps_of_any_runtime(folder):
+    """Of what stands beside the file, and of maps that MindSpore Lite has no part in."""
+    about, run = infer_lite.read_description(f"{folder / 'raw.onnx'}.json"), open_file(folder / "raw.onnx")
+    for one in predicted(folder / "raw.onnx", folder):
+        image, size = infer_lite.on_canvas(read_image(one["image"]), about)
+        boxes, scores, labels = infer_lite.find(run.outputs(image[None]), about, size)
+        boxes = infer_lite.in_picture(boxes, size, (one["height"], one["width"]))
+        sure = scores >= 0.1
+        assert [NAMES[label] for label in labels[sure]] == [each["class"] for each in one["objects"]]
+        assert scores[sure].tolist() == pytest.approx([each["score"] for each in one["objects"]], abs=1e-6)
+        assert np.allclose(boxes[sure], [each["box"] for each in one["objects"]], atol=0.006)
+
+
+@pytest.mark.slow
 def test_a_file_scores_what_its_checkpoint_scores(folder, tmp_path):
     data, scores = ["data.name=shapes", f"data.path={folder / 'data'}"], []
-    for name in ("net.ckpt", "net.onnx", "raw.onnx"):
+    for name in ("net.ckpt", "net.onnx", "raw.onnx", *(["raw.ms"] if (folder / "raw.ms").exists() else [])):
         output = tmp_path / f"{name}.json"
         eval_script.main(["--checkpoint", str(folder / name), "--output", str(output), *data])
         scores.append(json.loads(output.read_text()))
@@ -86,6 +134,10 @@ def test_what_cannot_be_exported_is_told(folder, tmp_path):
         return refusal(export_script.main, [*map(str, args), "--output", str(tmp_path / "net.mindir")])
 
     net = ("--checkpoint", folder / "net.ckpt", "--format", "mindir")
+    if (folder / "raw.ms").exists() and lite.without_boxes():
+        assert "no kernels for what makes boxes of a detector's maps (Floor, Less): give --raw" in said(
+            "--checkpoint", folder / "net.ckpt", "--format", "ms"
+        )
     assert "--image-size 100x100: give multiples of 32" in said(*net, "--image-size", 100)
     assert "--image-size and --batch" in said(*net, "--image-size", "dynamic")
     assert "only RetinaNets" in said("--model", "mask_rcnn_acmix_shapes", "--format", "mindir", "--image-size", 64)
