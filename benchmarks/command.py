@@ -3,8 +3,8 @@
 ``--model acmix_resnet50 resnet50 --mode infer deploy`` measures models; ``--against CLONE`` runs the table of targets
 beside the official code in a clone that you have (``--rows`` chooses, without ``--against`` only what needs no clone),
 ``--against CLONE --model NAME`` one model beside it; ``--table7`` gives the FPS column of Table 7, ``--table5`` that of
-Table 5 from MINDIR files (on the paper's device with ``--device Ascend``), ``--file`` of any MINDIR, ONNX or
-``.ms`` file.
+Table 5, RetinaNets from MINDIR files up to detections and up to maps (on the paper's device with ``--device Ascend``),
+``--file`` of any MINDIR, ONNX or ``.ms`` file.
 ``--predict ascend910`` measures nothing: it prints what a roofline of that device allows, for the models given or those
 of the paper, and the ratios of Table 5. ``--mode data --config FILE [key=value ...]`` measures how fast training images
 come when there is no model.
@@ -65,10 +65,11 @@ def parse(argv: list[str] | None) -> Namespace:
     if sum(kinds) > 1 or not (any(kinds) or args.against):
         what = "--model NAME, --table7, --table5, --file FILE, --rows ROW, or --against CLONE for the table of targets"
         raise UserError(f"give one of {what}")
-    one_mode = (args.table7 or args.table5) and len(args.mode or ()) == 1
+    one_mode = args.table5 or (args.table7 and len(args.mode or ()) == 1)
     if args.mode and not args.model and not one_mode:
-        raise UserError(f"--mode {' '.join(args.mode)}: goes with --model, or one with --table7; rows have theirs")
-    args.mode = args.mode or [RELOADED[0] if args.table5 else "infer"]
+        what = "goes with --model and --table5, or one with --table7; rows have theirs"
+        raise UserError(f"--mode {' '.join(args.mode)}: {what}")
+    args.mode = args.mode or (list(RELOADED[:2]) if args.table5 else ["infer"])
     if args.file and (args.image_size or args.against or args.precision != "fp32"):
         raise UserError("--file: a file has its size and precision; leave out --image-size, --precision and --against")
     if args.precision != "fp32" and set(args.mode) & set(RELOADED):

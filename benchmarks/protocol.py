@@ -20,8 +20,10 @@ from acmix_ms import runtime
 from acmix_ms.machine import cpu_model, versions
 
 BATCH, SIZE = 4, 224  # unless the command or a row says otherwise
-FORMS = ("infer", "deploy", "mindir", "mindir-unfused", "train")
-RELOADED = ("mindir", "mindir-unfused")  # forms that run from a file
+FORMS = ("infer", "deploy", "mindir", "mindir-raw", "mindir-unfused", "train", "train-maps")
+RELOADED = ("mindir", "mindir-raw", "mindir-unfused")  # forms that run from a file
+WORDS = {"official": "official, eager", "compiled": "official, torch.compile", "mmdetection": "mmdetection, eager"}
+OF_DETECTORS = ("mindir-raw", "train-maps")
 GEMM_SIZE = 2048  # 17 GFLOP: large enough to reach the rate that this machine's kernel can reach
 TURN_SECONDS = 0.5  # a turn has as many steps as fit in about this; its time is their median
 MOST_STEPS = 20  # in a turn
@@ -37,10 +39,13 @@ class Spec:
         model: name in the zoo (also for the official code), or path of a file; empty for the matrix product.
         form: ``"infer"`` (the net as trained, in graph mode), ``"deploy"`` (fused for inference), ``"mindir"``
             (fused, exported, loaded again), ``"mindir-unfused"`` (the same without fusing) or ``"train"`` (forward,
-            backward, AdamW); of a file its format: ``"mindir"``, ``"onnx"`` or ``"ms"``.
+            backward, AdamW); of a file its format: ``"mindir"``, ``"onnx"`` or ``"ms"``. A detector gives maps as it
+            was trained or fused, detections from a MINDIR, and maps again from a ``"mindir-raw"``; its step begins with
+            the targets of the images, which ``"train-maps"`` leaves out, as it does the losses: it has the mean square
+            of the maps in their place.
         source: ``"ours"``, ``"official"`` (the authors' PyTorch code, eager), ``"compiled"`` (the same under
-            torch.compile), ``"mindcv"``, ``"file"`` (one that is there already) or ``"gemm"`` (one large float32
-            matrix product by MindSpore).
+            torch.compile), ``"mindcv"``, ``"mmdetection"`` (its own net, PyTorch, eager), ``"file"`` (one that is there
+            already) or ``"gemm"`` (one large float32 matrix product by MindSpore).
         batch: images at once.
         image_size: side of the images in pixels, or height and width.
         options: keyword arguments of the model, as (name, value) pairs.
@@ -65,14 +70,24 @@ class Spec:
         if self.source == "gemm":
             return f"matrix product {GEMM_SIZE}x{GEMM_SIZE}x{GEMM_SIZE}"
         name = " ".join([self.model, *(f"{key}={value}" for key, value in self.options)])
-        source = {"official": "official, eager", "compiled": "official, torch.compile"}.get(self.source, self.source)
+        source = WORDS.get(self.source, self.source)
         batch, _, height, width = self.shape
         return f"{name} ({source}, {self.form}, {batch}x{height}x{width})"
 
     @property
+    def training(self) -> bool:
+        """Whether a step has a backward pass."""
+        return self.form.startswith("train")
+
+    @property
+    def foreign(self) -> bool:
+        """Whether PyTorch runs it."""
+        return self.source in ("official", "compiled", "mmdetection")
+
+    @property
     def steps_of_forward(self) -> int:
         """Multiply-adds of one step over those of the forward pass."""
-        return TRAIN_FACTOR if self.form == "train" else 1
+        return TRAIN_FACTOR if self.training else 1
 
 
 GEMM = Spec("", source="gemm", batch=1, image_size=GEMM_SIZE)

@@ -11,10 +11,11 @@ from matplotlib.figure import Figure
 
 from acmix_ms.analysis.figures import BLUE, ORANGE, PURPLE, STYLE, VERMILION, save
 from benchmarks.protocol import Measured
-from benchmarks.targets import Result
+from benchmarks.targets import PARTS, Result
 
 FILES = ("benchmark.json", "benchmark.md", "benchmark.png")
-COLOURS = {"ours": BLUE, "official": VERMILION, "compiled": ORANGE, "mindcv": PURPLE, "file": BLUE}
+COLOURS = {"ours": BLUE, "official": VERMILION, "compiled": ORANGE, "mindcv": PURPLE, "mmdetection": VERMILION,
+           "file": BLUE}  # fmt: skip
 MEASURED_HEADER = (
     *("measured", "ms", "quartiles", "img/s", "peak MB", "G multiply-adds", "GFLOP/s", "of matrix product"),
     "difference",
@@ -139,7 +140,7 @@ def measured_row(one: Measured) -> list[str]:
 def result_row(result: Result) -> list[str]:
     """One line of the table of targets."""
     row = result.row
-    percent = row.measure == "share"
+    percent = row.measure in PARTS
     show = (lambda value: f"{value:.0%}") if percent else (lambda value: f"{value:.2f}x")
     between = "-" if not result.spread else f"{show(result.spread['min'])} to {show(result.spread['max'])}"
     return [

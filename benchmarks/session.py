@@ -85,7 +85,6 @@ class Session:
 
     def start(self, stack: contextlib.ExitStack, spec: Spec, number: int, found: Measured) -> Worker:
         """A process that has built what ``spec`` says."""
-        official = spec.source in ("official", "compiled")
         request = {
             "source": spec.source,
             "model": spec.model,
@@ -95,7 +94,7 @@ class Session:
         if spec.source != "gemm":
             request["inputs"] = str(self.inputs(spec))
             request.update(self.exchange(spec))
-        if official:
+        if spec.foreign:
             request.update(clone=self.settings.clone, image_size=spec.image_size)
         else:
             request["device"] = self.settings.device
@@ -118,8 +117,9 @@ class Session:
 
     def worker(self, spec: Spec) -> Worker:
         """A new process of the right kind."""
-        if spec.source in ("official", "compiled"):
-            command = [self.settings.official_python, str(FOLDER / "official.py")]
+        if spec.foreign:
+            script = "mmdetection.py" if spec.source == "mmdetection" else "official.py"
+            command = [self.settings.official_python, str(FOLDER / script)]
             return Worker(spec.label, command, runtime.foreign_environment())
         return Worker(spec.label, [sys.executable, str(FOLDER / "ours.py")])
 
@@ -144,7 +144,7 @@ class Session:
         key = self.key(spec)
         if key in self.weights:
             return {"load": self.weights[key]}
-        ending = "npz" if spec.source in ("official", "compiled") else "ckpt"
+        ending = "npz" if spec.foreign else "ckpt"
         return {"save": str(self.folder / f"weights-{len(self.weights)}.{ending}")}
 
     def compare(self, workers: dict[Spec, Worker], found: dict[Spec, Measured]) -> None:
@@ -155,14 +155,14 @@ class Session:
                 continue
             path = self.folder / f"output-{len(firsts)}-{len(found)}.npy"
             try:
-                worker.ask("output", path=str(path))
+                kind = worker.ask("output", path=str(path)).get("kind")
             except WorkerError as error:
                 found[spec].failure = str(error)
                 self.report(f"left out: {error}")
                 del workers[spec]
                 continue
             output = np.load(path).astype(np.float64)
-            group = (self.key(spec), spec.batch, spec.image_size, spec.form == "train")
+            group = (self.key(spec), spec.batch, spec.image_size, spec.training, kind)
             first, expected = firsts.setdefault(group, (spec, output))
             if first is not spec:
                 self.check(spec, first, output, expected, found[spec])
@@ -175,7 +175,7 @@ class Session:
         found.difference = float(relative.max())
         same_side = spec.source == first.source and not {spec.form, first.form} & set(RELOADED)
         allowed = DEPLOY_AGREEMENT if same_side else AGREEMENT
-        if spec.form == "train":
+        if spec.training:
             allowed = np.array([AGREEMENT, SECOND_LOSS])
         if self.settings.precision != "fp32":
             allowed = np.inf  # 16 bits are as exact as they are: the difference is told, and that is all

@@ -14,7 +14,7 @@ from acmix_ms.config import Config
 from acmix_ms.data.canvas import Canvas, CanvasReader
 from acmix_ms.data.preprocess import preprocess_of
 from acmix_ms.deploy import Output, samples
-from acmix_ms.deploy.description import DETECTOR
+from acmix_ms.deploy.description import DETECTOR, MASKS
 from acmix_ms.errors import UserError
 from acmix_ms.ops.fuse import fuse_for_export
 from acmix_ms.postprocess import (
@@ -30,7 +30,7 @@ from acmix_ms.postprocess import (
 
 from .build import Net
 from .detection.anchors import AnchorGenerator
-from .detection.end_to_end import EndToEnd
+from .detection.end_to_end import end_to_end
 from .detection.retinanet import RetinaNet
 
 COARSEST = 32  # the sides of a canvas are multiples of it
@@ -71,8 +71,8 @@ def _fused(cell: nn.Cell, args: Namespace) -> nn.Cell:
 
 
 def _detector(cfg: Config, net: Net, args: Namespace) -> Export:
-    if not isinstance(net.cell, RetinaNet):
-        raise UserError(f"{cfg.model.name}: of the detectors only RetinaNets are exported yet")
+    if args.raw and not isinstance(net.cell, RetinaNet):
+        raise UserError(f"--raw: {cfg.model.name} has no maps that end in boxes, only a RetinaNet has; leave it out")
     if args.image_size is None or args.batch is None:
         raise UserError("--image-size and --batch: anchors and lists of a detector are of one size, give numbers")
     canvas = cfg.data.canvas
@@ -82,8 +82,8 @@ def _detector(cfg: Config, net: Net, args: Namespace) -> Export:
     short_side = min(max(canvas.short_sides or [height]), height, width)
     rules = Canvas(height, width, (short_side,), max_side=canvas.max_side, turns=False)
     reader = CanvasReader(rules, preprocess_of(cfg.data))
-    anchors = net.cell.bbox_head.anchors
     if args.raw:
+        anchors = net.cell.bbox_head.anchors
         cell, reference = _fused(net.cell, args), net.cell
         outputs = [
             Output(f"{kind}_{stride}", f"{meaning} of the map of stride {stride}")
@@ -102,8 +102,8 @@ def _detector(cfg: Config, net: Net, args: Namespace) -> Export:
             "count": COUNT,
         }
     else:
-        cell, reference = EndToEnd(_fused(net.cell, args), sides), EndToEnd(net.cell, sides)
-        outputs, steps = DETECTOR, {"operation": "rescale_boxes"}
+        cell, reference = end_to_end(_fused(net.cell, args), sides), end_to_end(net.cell, sides)
+        outputs, steps = [*DETECTOR, *[MASKS] * net.cell.with_masks], {"operation": "rescale_boxes"}
     description = deploy.Description(
         cfg.model.name,
         net.num_classes,

@@ -97,13 +97,13 @@ def build_net(job: Job):
     from acmix_ms.deploy.half import Half
     from acmix_ms.ops.fuse import fuse_for_export
     from models.detection import Detector
-    from models.detection.end_to_end import EndToEnd
+    from models.detection.end_to_end import end_to_end
 
     net = seeded(job)
     if job.mode != "infer":
         net = fuse_for_export(net, "Ascend")
     if isinstance(net, Detector):
-        net = EndToEnd(net, 2 * (job.image_size,))
+        net = end_to_end(net, 2 * (job.image_size,))
     if job.precision == "fp16":
         net = Half(net)
     return net.set_train(False)
@@ -129,6 +129,7 @@ def build_step(job: Job, images: np.ndarray):
     from acmix_ms.engine import losses
     from acmix_ms.engine.trainer import Trainer
     from models import model_task
+    from models.detection.base import example_targets
 
     batch = job.batch
     keys = {"optim.name": job.optimizer, "train.precision": job.precision, "data.batch_size": batch,
@@ -141,7 +142,7 @@ def build_step(job: Job, images: np.ndarray):
     cfg = config.for_model(job.model, [f"task={task}", *(f"{k}={v}" for k, v in keys.items())])
     loss, targets = losses.classification(), [(np.arange(batch) % 10).astype(np.int32)]
     if task == "detection":
-        loss, targets = losses.by_name(net.terms), targets_of(net, job)
+        loss, targets = losses.by_name(net.terms), example_targets(net, batch, 2 * (job.image_size,))
     trainer = Trainer(net, cfg, loader, None, loss=loss)
     trainer.model.set_train(True)
 
@@ -153,20 +154,6 @@ def build_step(job: Job, images: np.ndarray):
         return {**net.parameters_dict(), **trainer._state()}
 
     return step, [images, *targets], state
-
-
-def targets_of(net, job: Job) -> list[np.ndarray]:
-    """Of images with two objects each, as a loader has a detector make them."""
-    from acmix_ms.objects import Objects
-
-    side = job.image_size
-    boxes = np.asarray([[0.1, 0.1, 0.6, 0.5], [0.4, 0.3, 0.9, 0.9]], np.float32) * side
-    masks = np.zeros((2, side, side), np.uint8)
-    for mask, (x1, y1, x2, y2) in zip(masks, boxes.astype(int)):
-        mask[y1:y2, x1:x2] = 1
-    objects = Objects(boxes, np.asarray([0, 1], np.int32), np.zeros((0, 4), np.float32), masks)
-    each = [net.prepare(objects, (side, side), (side, side), np.random.default_rng(i)) for i in range(job.batch)]
-    return [np.stack(parts) for parts in zip(*each)]
 
 
 def seeded(job: Job):

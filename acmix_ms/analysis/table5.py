@@ -12,11 +12,10 @@ from dataclasses import dataclass
 
 from mindspore import nn
 
+from acmix_ms.analysis.reported import TABLE5_SIZE
 from acmix_ms.analysis.roofline import FUSIONS, LABEL, OMITTED, find_device, predict_calls
 from acmix_ms.analysis.trace import trace
 from acmix_ms.backbone import layout
-
-IMAGE_SIZE = 576
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ def table5(
     batch: int = 1,
     device: str = "ascend910",
     precision: str = "fp16",
-    image_size: int = IMAGE_SIZE,
+    image_size: int = TABLE5_SIZE,
     pairs: Iterable[Pair] = TABLE5,
 ) -> tuple[str, dict]:
     """Predicted ratios of Table 5, of the backbones alone and of the whole detectors, beside the paper's.

@@ -37,6 +37,7 @@ DETECTOR = (
     Output("scores", "0 to 1; 0 where there is nothing"),
     Output("labels", "the class; -1 where there is nothing"),
 )
+MASKS = Output("masks", "0 to 1, of the parts of each box: is it the object?; from 0.5 on, once stretched over the box")
 SOFTMAX = {"operation": "softmax", "output": LOGITS, "axis": 1}
 
 

@@ -81,8 +81,8 @@ def without_boxes() -> str | None:
     if not version.startswith("2.0."):
         return None
     return (
-        f"MindSpore Lite {version} has no kernels for what makes boxes of a detector's maps (Floor, Less): give --raw, "
-        "scripts/infer_lite.py makes the boxes"
+        f"MindSpore Lite {version} has no kernels for what makes boxes of a detector's maps (Floor, Less): "
+        "of a RetinaNet give --raw, scripts/infer_lite.py makes the boxes; others have no such file"
     )
 
 

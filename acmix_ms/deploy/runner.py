@@ -190,21 +190,28 @@ class CellRunner(Runner):
 
 
 def run_cell(cell: nn.Cell, images: np.ndarray) -> tuple[np.ndarray, ...]:
-    """All outputs of a Cell: a Tensor, or Tensors in tuples, in tuples by level and the like, in their order.
+    """All outputs of a Cell, see `arrays_in`."""
+    import mindspore as ms
+
+    try:
+        return tuple(arrays_in(cell(ms.Tensor(images))))
+    except TypeError as error:
+        raise TypeError(f"a {type(cell).__name__} gives {error}") from error
+
+
+def arrays_in(outputs) -> list[np.ndarray]:
+    """A Tensor, or Tensors in tuples, in tuples by level and the like, in their order.
 
     Raises:
-        TypeError: it gives something else.
+        TypeError: it is something else.
     """
     import mindspore as ms
 
-    def flat(value) -> list[np.ndarray]:
-        if isinstance(value, ms.Tensor):
-            return [value.asnumpy()]
-        if isinstance(value, (tuple, list)):
-            return [array for part in value for array in flat(part)]
-        raise TypeError(f"a {type(cell).__name__} gives a {type(value).__name__}, not Tensors or tuples of them")
-
-    return tuple(flat(cell(ms.Tensor(images))))
+    if isinstance(outputs, ms.Tensor):
+        return [outputs.asnumpy()]
+    if isinstance(outputs, (tuple, list)):
+        return [array for part in outputs for array in arrays_in(part)]
+    raise TypeError(f"a {type(outputs).__name__}, not Tensors or tuples of them")
 
 
 def default_names(count: int) -> tuple[str, ...]:

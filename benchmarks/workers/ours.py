@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from serve import Job, Refusal, forget_peak, serve, use_cores  # noqa: E402
 from acmix_ms import config, runtime  # noqa: E402
 from acmix_ms.errors import UserError  # noqa: E402
 from acmix_ms.machine import versions  # noqa: E402
-from benchmarks.protocol import RELOADED, gemm_step  # noqa: E402
+from benchmarks.protocol import OF_DETECTORS, RELOADED, gemm_step  # noqa: E402
 
 LEARNING_RATE, WEIGHT_DECAY = 1e-4, 0.05  # of AdamW; the official side has the same
 
@@ -30,9 +30,24 @@ def refusing():
         raise Refusal(str(error)) from error
 
 
+def flattened(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """One array as it is; of several all values one after the other."""
+    return arrays[0] if len(arrays) == 1 else np.concatenate([array.reshape(-1) for array in arrays])
+
+
+def mean_square(net, images):
+    """A loss of a detector's maps that costs nearly nothing, see `acmix_ms.engine.losses.Loss`."""
+    total = 0.0
+    for maps in net(images):
+        for values in maps:
+            total = total + (values * values).mean()
+    return total, {}
+
+
 class Ours(Job):
     """One form of one model, or one file."""
 
+    kind = "maps"  # what it gives: these, or logits, or detections
     lite: Callable[[int], list[float]] | None = None  # seconds of n steps, where MindSpore Lite runs them
 
     def start(self, device: str, threads: int, source: str) -> None:
@@ -83,21 +98,25 @@ class Ours(Job):
         with np.load(inputs) as arrays:
             self.images, self.labels = ms.Tensor(arrays["images"]), ms.Tensor(arrays["labels"].astype(np.int32))
         number_format.require_precision(precision, self.device)
-        if form in RELOADED:
-            from acmix_ms.deploy import mindir
-
-            self.forward = mindir.load(path)
-            self.step = lambda: self.forward(self.images).asnumpy()
-            return
+        from acmix_ms.deploy import mindir
         from acmix_ms.ops import fuse
+        from models import model_task
+
+        detector = source == "ours" and model_task(model) == "detection"
+        if form in OF_DETECTORS + ("export-raw",) and not detector:
+            raise Refusal(f"--mode {form}: {model} is no detector; choose another")
+        if form in RELOADED:
+            self.kind = "detections" if detector and form != "mindir-raw" else "maps"
+            self.infer(mindir.load(path))
+            return
 
         net = self.new_net(source, model, options)
-        if form != "train" and not load:
+        if not form.startswith("train") and not load:
             # Untrained sums grow from block to block, and a softmax of huge logits magnifies rounding.
             fuse.randomise(net)
         self.exchange_weights(net, load, save)
-        if form == "train":
-            self.train(net, model, precision)
+        if form.startswith("train"):
+            self.train(net, model, precision, detector, maps_only=form == "train-maps")
             return
         net.set_train(False)
         if form == "deploy":
@@ -105,15 +124,24 @@ class Ours(Job):
         if form.startswith("export"):
             from acmix_ms.deploy import exporter
 
-            batch, _, size, _ = self.images.shape
-            options = {"image_size": size, "batch": batch, "reference": net}
-            cell = fuse.fuse_for_export(net) if form == "export" else net  # as export.py does
-            exporter.export(cell, "mindir", path, **options)
+            batch, _, *sides = self.images.shape
+            cell = net if form == "export-unfused" else fuse.fuse_for_export(net)  # as export.py does
+            if detector and form != "export-raw":
+                from models.detection.end_to_end import end_to_end
+
+                cell, net = end_to_end(cell, tuple(sides)), end_to_end(net, tuple(sides))
+            exporter.export(cell, "mindir", path, image_size=tuple(sides), batch=batch, reference=net)
             return
         from acmix_ms.engine.evaluation import build_predictor
 
-        self.forward = build_predictor(number_format.cast(net, precision))
-        self.step = lambda: self.forward(self.images).asnumpy()
+        self.infer(build_predictor(number_format.cast(net, precision)))
+
+    def infer(self, forward) -> None:
+        """``self.step`` gives all that ``forward`` does."""
+        from acmix_ms.deploy.runner import arrays_in
+
+        self.forward = forward
+        self.step = lambda: arrays_in(forward(self.images))
 
     def open_file(self, *, form, path, inputs, threads, **unused) -> dict:
         """The step of an ONNX or ``.ms`` file; both run on CPU."""
@@ -159,29 +187,47 @@ class Ours(Job):
         if save:
             checkpoint.save(save, net.parameters_dict())
 
-    def train(self, net, model: str, precision: str) -> None:
-        """One step of train.py: `Trainer`'s own, and the learning rate that is set before each."""
+    def train(self, net, model: str, precision: str, detector: bool, maps_only: bool) -> None:
+        """One step of train.py: `Trainer`'s own, and the learning rate that is set before each; of a detector the
+        targets of its images as well, which a loader's threads make.
+        """
+        from acmix_ms.engine import losses
         from acmix_ms.engine.optim import set_learning_rate
         from acmix_ms.engine.trainer import Trainer
 
         keys = {"optim.name": "adamw", "optim.lr": LEARNING_RATE, "optim.weight_decay": WEIGHT_DECAY}
         keys.update({"train.precision": precision, "run_dir": "runs"})  # nothing is written there
+        loss, targets = None, lambda: [self.labels]
+        if detector:
+            from models.detection.base import example_targets
+
+            keys["task"] = "detection"
+            batch, _, *canvas = self.images.shape
+            loss = mean_square if maps_only else losses.by_name(net.terms)
+
+            def targets():
+                return [] if maps_only else map(runtime.to_device, example_targets(net, batch, tuple(canvas)))
+
         cfg = config.for_model(model, [f"{key}={value}" for key, value in keys.items()])
-        trainer = Trainer(net, cfg, None, None)
+        trainer = Trainer(net, cfg, None, None, loss=loss)
         trainer.model.set_train(True)
 
         def step() -> float:
             set_learning_rate(trainer.optimizer, LEARNING_RATE)
-            loss, _, finite = trainer.train_step(self.images, self.labels)
+            loss, _, finite = trainer.train_step(self.images, *targets())
             return loss.asnumpy(), finite.asnumpy()
 
         self.step, self.forward = step, None
 
     def output(self, path: str) -> dict:
-        """Logits, or the losses of two steps; in training it must come before any other step."""
-        given = self.step() if self.forward else [float(self.step()[0]) for _ in range(2)]
+        """Logits, maps, or the scores of detections; or the losses of two steps: these before any other step."""
+        if not self.forward:
+            given = [float(self.step()[0]) for _ in range(2)]
+        else:
+            arrays = self.step()
+            given = arrays[1] if self.kind == "detections" else flattened(arrays)
         np.save(path, np.asarray(given, np.float32))
-        return {}
+        return {"kind": self.kind}
 
     def memory(self) -> dict:
         """On an accelerator what the device held; else what the process did, unless another one has run the net."""
@@ -201,7 +247,8 @@ class Ours(Job):
         found = []
         with refusing():
             for name, options, size in models:
-                found.append(complexity(create_model(name, **options), (1, 3, size, size)).macs())
+                sides = size if isinstance(size, list) else (size, size)
+                found.append(complexity(create_model(name, **options), (1, 3, *sides)).macs())
         return {"macs": found}
 
 

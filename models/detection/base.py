@@ -55,6 +55,20 @@ class Detector(nn.Cell):
         """
 
 
+def example_targets(net: Detector, batch: int, canvas: tuple[int, int]) -> list[np.ndarray]:
+    """What `Detector.construct` takes behind ``batch`` images (H, W) with two objects each: for measurements and trials
+    that have no data.
+    """
+    scale = np.asarray([canvas[1], canvas[0]] * 2, np.float32)
+    boxes = np.asarray([[0.1, 0.1, 0.6, 0.5], [0.4, 0.3, 0.9, 0.9]], np.float32) * scale
+    masks = np.zeros((2, *canvas), np.uint8)
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes.astype(int)):
+        mask[y1:y2, x1:x2] = 1
+    objects = Objects(boxes, np.asarray([0, 1], np.int32), np.zeros((0, 4), np.float32), masks)
+    each = [net.prepare(objects, canvas, canvas, np.random.default_rng(i)) for i in range(batch)]
+    return [np.stack(parts) for parts in zip(*each)]
+
+
 def detect(net: Detector, images: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Detections]:
     """What a net finds: for each image ``(boxes (n, 4), scores (n,), labels (n,))``, and of nets with masks ``masks``.
 

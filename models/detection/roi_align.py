@@ -13,15 +13,16 @@ from mindspore import Tensor, nn, ops
 from mindspore.ops import operations as P
 
 from acmix_ms.ops import boxes as geometry
+from acmix_ms.ops import kernels
 
 FINEST = 56.0  # boxes of this side, and smaller than twice that, are looked for in the finest map
 LARGEST = 2**26  # values of rows of maps that are in memory at once, in the form that takes any number of points
 
 
-def levels_of(boxes: Tensor, count: int) -> Tensor:
-    """(N, 4) -> (N,) int32: which of ``count`` maps boxes are looked for in, the larger the coarser."""
-    boxes = boxes.astype(ms.float32)
-    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+def levels_of(rois: Tensor, count: int) -> Tensor:
+    """RoIs (N, 5) float32 -> (N,) int32: which of ``count`` maps they are looked for in, the larger the coarser."""
+    _, x1, y1, x2, y2 = _columns(rois, 5)
+    area = (x2 - x1) * (y2 - y1)
     side = ops.sqrt(ops.maximum(area, 0.0)) / FINEST + 1e-6
     level = ops.zeros_like(side)
     for i in range(1, count):  # floor(log2(side)) within 0 and count - 1
@@ -109,6 +110,70 @@ def align_any(
     return ops.transpose(found.reshape(total, size, channels, size), (0, 2, 1, 3))
 
 
+def align_points(
+    maps: Sequence[Tensor], rois: Tensor, level: Tensor, strides: Sequence[int], size: int, samples: int = 2
+) -> Tensor:
+    """What `align` finds, each RoI in the map of its level, in plain operators: for files without such a kernel.
+
+    All maps become one table with a row for each place, and each point takes the four rows around it.
+
+    Args:
+        maps, rois, level, strides, size: see `align_any`.
+        samples: points along each side of a bin.
+    """
+    batch, channels = maps[0].shape[:2]
+    total, side = rois.shape[0], size * samples
+    image, *corners = _columns(rois, 5)
+    stride, width, height, base = 0.0, 0.0, 0.0, 0.0
+    table, rows = (), 0
+    for i, x in enumerate(maps):
+        own = (level == i).astype(ms.float32)
+        stride, height, width = stride + own * strides[i], height + own * x.shape[2], width + own * x.shape[3]
+        base = base + own * rows
+        table += (ops.transpose(x, (0, 2, 3, 1)).reshape(-1, channels),)
+        rows += batch * x.shape[2] * x.shape[3]
+    x1, y1, x2, y2 = corners
+    left, right, at_left = _neighbours(x1 / stride - 0.5, (x2 - x1) / stride, side, width)
+    above, below, at_top = _neighbours(y1 / stride - 0.5, (y2 - y1) / stride, side, height)
+    table = ops.concat(table, 0)
+    first, per_row = (base + image * height * width).reshape(-1, 1, 1), width.reshape(-1, 1, 1)
+    found = 0
+    for row, row_share in ((above, at_top[0]), (below, at_top[1])):
+        for column, column_share in ((left, at_left[0]), (right, at_left[1])):
+            place = first + row.expand_dims(2) * per_row + column.expand_dims(1)  # (N, side, side)
+            values = ops.gather(table, place.astype(ms.int32).reshape(-1), 0)
+            share = row_share.expand_dims(2) * column_share.expand_dims(1)
+            found = found + values * share.reshape(-1, 1)
+    found = found.reshape(total * size, samples, size, samples * channels).sum(1)
+    found = found.reshape(total * size * size, samples, channels).sum(1) * (1 / samples**2)
+    return ops.transpose(found.reshape(total, size * size, channels), (0, 2, 1)).reshape(total, channels, size, size)
+
+
+def _neighbours(start: Tensor, length: Tensor, count: int, limit: Tensor) -> tuple[Tensor, Tensor, tuple]:
+    """Of ``count`` points on each line (N,): the places before and behind them and the shares of both, (N, count).
+
+    Args:
+        start, length: of the lines, in places from the middle of the first one.
+        limit: (N,) float32, so many places there are.
+    """
+    points = start.expand_dims(1) + (geometry.numbers(count) + 0.5).expand_dims(0) * (length / count).expand_dims(1)
+    limit = limit.expand_dims(1)
+    inside = ops.logical_and(points >= -1.0, points <= limit).astype(ms.float32)
+    points = ops.minimum(ops.maximum(points, 0.0), limit - 1.0)
+    before = ops.floor(points)
+    behind = ops.minimum(before + 1.0, limit - 1.0)
+    part = points - before
+    return before, behind, ((1 - part) * inside, part * inside)
+
+
+def _columns(x: Tensor, count: int) -> tuple[Tensor, ...]:
+    """(N, count) -> of each column (N,)."""
+    columns = ()
+    for column in ops.Split(1, count)(x):
+        columns += (column.reshape(-1),)
+    return columns
+
+
 def align(x: Tensor, rois: Tensor, stride: int, size: int, samples: int = 2) -> Tensor:
     """A map (B, C, H, W), RoIs (N, 5) -> (N, C, size, size), ``samples`` x ``samples`` points, by MindSpore's kernel.
 
@@ -135,12 +200,13 @@ class RoIExtractor(nn.Cell):
 
     def construct(self, maps: tuple[Tensor, ...], rois: Tensor) -> Tensor:
         rois = ops.stop_gradient(rois.astype(ms.float32))
-        level = levels_of(rois[:, 1:], len(self.strides))
-        if not self.samples:
+        level = levels_of(rois, len(self.strides))
+        if not self.samples or kernels.for_onnx():  # which has no kernel for it
             inputs = ()
             for i in range(len(self.strides)):
                 inputs += (maps[i].astype(ms.float32),)
-            return align_any(inputs, rois, level, self.strides, self.size).astype(maps[0].dtype)
+            form = align_points if self.samples else align_any
+            return form(inputs, rois, level, self.strides, self.size, self.samples).astype(maps[0].dtype)
         level, total = level.reshape(-1, 1, 1, 1), 0
         for i, stride in enumerate(self.strides):
             found = align(maps[i].astype(ms.float32), rois, stride, self.size, self.samples)

@@ -10,6 +10,7 @@ from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import Normal
 
 from acmix_ms.ops import boxes as geometry
+from acmix_ms.ops.selection import take_rows
 from acmix_ms.postprocess import encode
 
 from . import losses
@@ -177,17 +178,25 @@ def proposals(
         delta = _rows((ops.stop_gradient(deltas[level]),), 4)[0]
         value, best = ops.topk(ops.sigmoid(score), min(per_level, score.shape[1]))
         priors = ops.gather(_anchors(level, height, width), best, 0)
-        found = geometry.decode(priors, ops.gather(delta, best, 1, 1))
+        found = geometry.decode(priors, take_rows(delta, best))
         found, value = _filled_up(found, value, per_level)
         boxes += (found,)
         values += (value,)
     # All levels at once, as a batch: a fifth of the kernels.
-    boxes, values = geometry.clip(ops.stack(boxes, 1), sizes), ops.stack(values, 1)  # (B, L, K, 4), (B, L, K)
+    boxes, values = geometry.clip(_stacked(boxes), sizes), _stacked(values)  # (B, L, K, 4), (B, L, K)
     kept = ops.logical_and(geometry.cluster_nms(boxes, threshold), geometry.has_area(boxes))
     values = ops.select(kept, values, ops.full_like(values, -1.0)).reshape(batch, -1)
     boxes, values = _filled_up(boxes.reshape(batch, -1, 4), values, count)
     value, best = ops.topk(values, count)
-    return ops.stop_gradient(ops.gather(boxes, best, 1, 1)), value >= 0
+    return ops.stop_gradient(take_rows(boxes, best)), value >= 0
+
+
+def _stacked(parts: tuple[Tensor, ...]) -> Tensor:
+    """(B, ...) of each level -> (B, L, ...), not by `ops.stack`, which becomes a sequence in ONNX."""
+    rows = ()
+    for part in parts:
+        rows += (part.expand_dims(1),)
+    return ops.concat(rows, 1)
 
 
 def _filled_up(boxes: Tensor, values: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ import subprocess
 
 import numpy as np
 import pytest
+from pycocotools.mask import decode
 
 import eval as eval_script
 import export as export_script
@@ -24,6 +25,7 @@ from tests.helpers.refusals import refusal
 
 NAMES = ["rectangle", "circle", "triangle"]
 SMALL = {"channels": 16, "stacked": 1}
+CANVAS = {"height": 64, "width": 64, "short_sides": [64]}  # nothing but the image: a file takes all of it for that
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +37,9 @@ def folder(tmp_path_factory):
     net = randomise(create_model("retinanet_acmix_shapes", num_classes=3, **SMALL))
     runtime.assign(net.bbox_head.retina_cls.bias, np.full(27, -2.5, np.float32))  # else nothing is sure enough
     runtime.assign(net.bbox_head.retina_cls.weight, 30 * net.bbox_head.retina_cls.weight.asnumpy())
-    # Nothing but the image on it: a file takes all of its canvas for the image.
-    canvas = {"height": 64, "width": 64, "short_sides": [64]}
     cfg = config.from_dict(
         {"task": "detection", "model": {"name": "retinanet_acmix_shapes", "kwargs": SMALL},
-         "data": {"name": "shapes", "path": str(folder / "data"), "batch_size": 2, "canvas": canvas}}
+         "data": {"name": "shapes", "path": str(folder / "data"), "batch_size": 2, "canvas": CANVAS}}
     )  # fmt: skip
     meta = {"model": cfg.model.name, "num_classes": 3, "class_names": NAMES, "config": config.to_yaml(cfg)}
     checkpoint.save(folder / "net.ckpt", net.parameters_dict(), meta=meta)
@@ -48,6 +48,22 @@ def folder(tmp_path_factory):
     for name, *options in files:
         args = ("--checkpoint", folder / "net.ckpt", "--format", name[4:], "--output", folder / name, *options)
         assert export(*args) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def regions(folder):
+    """A checkpoint of a detector with masks, and an ONNX file made of it."""
+    net = randomise(create_model("mask_rcnn_acmix_shapes", num_classes=3))
+    weight = net.roi_head.bbox_head.fc_cls.weight
+    runtime.assign(weight, 20 * weight.asnumpy())
+    cfg = {"task": "detection", "model": {"name": "mask_rcnn_acmix_shapes"},
+           "data": {"name": "shapes", "path": str(folder / "data"), "canvas": CANVAS}}  # fmt: skip
+    meta = {"model": cfg["model"]["name"], "num_classes": 3, "class_names": NAMES}
+    meta["config"] = config.to_yaml(config.from_dict(cfg))
+    checkpoint.save(folder / "regions.ckpt", net.parameters_dict(), meta=meta)
+    args = ("--checkpoint", folder / "regions.ckpt", "--format", "onnx", "--output", folder / "regions.onnx")
+    assert export(*args) == 0
     return folder
 
 
@@ -118,6 +134,19 @@ def test_numpy_makes_objects_of_the_maps_of_any_runtime(folder):
 
 
 @pytest.mark.slow
+def test_a_file_draws_the_masks_that_its_checkpoint_draws(regions):
+    expected, found = (predicted(regions / name, regions) for name in ("regions.ckpt", "regions.onnx"))
+    assert sum(len(one["objects"]) for one in expected) > 10
+    for one, other in zip(expected, found):
+        assert [each["class"] for each in one["objects"]] == [each["class"] for each in other["objects"]]
+        same = [decode(a["mask"]) == decode(b["mask"]) for a, b in zip(one["objects"], other["objects"])]
+        assert np.mean(same) > 0.999, "but for pixels on an edge"
+    about = description.read(regions / "regions.onnx")
+    assert [output.name for output in about.outputs] == ["boxes", "scores", "labels", "masks"]
+    assert about.outputs[3].shape == (1, 100, 28, 28)
+
+
+@pytest.mark.slow
 def test_a_file_scores_what_its_checkpoint_scores(folder, tmp_path):
     data, scores = ["data.name=shapes", f"data.path={folder / 'data'}"], []
     for name in ("net.ckpt", "net.onnx", "raw.onnx", *(["raw.ms"] if (folder / "raw.ms").exists() else [])):
@@ -135,12 +164,13 @@ def test_what_cannot_be_exported_is_told(folder, tmp_path):
 
     net = ("--checkpoint", folder / "net.ckpt", "--format", "mindir")
     if (folder / "raw.ms").exists() and lite.without_boxes():
-        assert "no kernels for what makes boxes of a detector's maps (Floor, Less): give --raw" in said(
+        assert "no kernels for what makes boxes of a detector's maps (Floor, Less): of a RetinaNet give --raw" in said(
             "--checkpoint", folder / "net.ckpt", "--format", "ms"
         )
     assert "--image-size 100x100: give multiples of 32" in said(*net, "--image-size", 100)
     assert "--image-size and --batch" in said(*net, "--image-size", "dynamic")
-    assert "only RetinaNets" in said("--model", "mask_rcnn_acmix_shapes", "--format", "mindir", "--image-size", 64)
+    regions = ("--model", "mask_rcnn_acmix_shapes", "--format", "mindir", "--image-size", 64)
+    assert "--raw: mask_rcnn_acmix_shapes has no maps that end in boxes" in said(*regions, "--raw")
     assert "--raw: resnet_digits is a classifier" in said("--model", "resnet_digits", "--format", "mindir", "--raw")
 
 

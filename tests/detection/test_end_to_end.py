@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import mindspore as ms
 import numpy as np
+import pytest
 from mindspore import Tensor, nn
 
 from acmix_ms import postprocess, runtime
-from models.detection.end_to_end import EndToEnd
+from acmix_ms.deploy import comparison
+from acmix_ms.ops.fuse import randomise
+from models import create_model
+from models.detection import detect
+from models.detection.end_to_end import EndToEnd, end_to_end
 from models.detection.retinanet import ANCHORS, RetinaHead
 
 CANVAS, CLASSES = (128, 160), 5
@@ -46,3 +51,27 @@ def test_the_graph_finds_what_the_host_finds():
         assert (labels[i, count:] == -1).all() and not shares[i, count:].any() and not boxes[i, count:].any()
         counts.append(count)
     assert counts[0] == 100 and 0 < counts[1] < 100
+
+
+@pytest.mark.slow
+def test_the_graph_finds_the_regions_that_the_host_finds():
+    """Of the cascade, in which boxes move twice and all stages draw."""
+    runtime.start("CPU", "graph")
+    size, classes = (64, 96), 3
+    net = randomise(create_model("cascade_mask_rcnn_acmix_shapes", num_classes=classes))
+    for head in net.roi_head.bbox_head:  # else nothing is sure enough
+        runtime.assign(head.fc_cls.weight, 20 * head.fc_cls.weight.asnumpy())
+    images = np.random.default_rng(0).standard_normal((2, 3, *size)).astype(np.float32)
+    expected = detect(net, Tensor(images), [size] * 2)
+    assert min(len(one.scores) for one in expected) > 10
+    values = [output.asnumpy() for output in end_to_end(net, size).set_train(False)(Tensor(images))]
+    found = dict(zip(("boxes", "scores", "labels", "masks"), values))
+    wanted = {name: np.zeros_like(array) for name, array in found.items()}
+    wanted["labels"] -= 1
+    for i, one in enumerate(expected):
+        for name in wanted:
+            wanted[name][i, : len(one.scores)] = getattr(one, name)
+    difference = comparison.compare_outputs(found, wanted)
+    assert difference.outputs["labels"].images > 20 and difference.within(1e-4), difference
+    empty = found["labels"] < 0
+    assert not found["masks"][empty].any() and not found["boxes"][empty].any()
