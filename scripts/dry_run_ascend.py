@@ -45,7 +45,7 @@ WHICH = ("soc", "model", "mode", "precision", "image_size", "optimizer")  # of a
 def parse(argv: list[str] | None) -> Namespace:
     """The arguments, checked."""
     parser = ArgumentParser(prog="dry_run_ascend.py", description=__doc__)
-    parser.add_argument("--models", nargs="+", metavar="NAME", help="default: all")
+    parser.add_argument("--models", nargs="+", metavar="NAME", help="default: all classifiers")
     parser.add_argument("--mode", nargs="+", choices=MODES, default=list(MODES), help="default: all four")
     parser.add_argument("--soc", nargs="+", default=[SOCS[0]], metavar="NAME", help=f"default: {SOCS[0]}")
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=[PRECISIONS[0]], help="default: fp32")
@@ -69,11 +69,10 @@ def parse(argv: list[str] | None) -> Namespace:
         args.json = writable_file(args.json, "--json")
     from models import list_models
 
-    known = list_models(task="classification")
-    args.models = list(dict.fromkeys(args.models or known))
+    args.models = list(dict.fromkeys(args.models or list_models(task="classification")))
     for name in args.models:
-        if name not in known:
-            raise UserError(f"--models {name}: {closest(name, known)}")
+        if name not in list_models():
+            raise UserError(f"--models {name}: {closest(name, list_models())}")
     return args
 
 

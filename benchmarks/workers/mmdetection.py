@@ -72,6 +72,7 @@ class MMDetection(Job):
             import mmdet
             import mmdet.models  # noqa: F401
             from mmdet.registry import MODELS
+            from mmengine.registry import DefaultScope
         except ImportError as error:
             raise Refusal(f"mmdetection cannot be imported: {error}; pip install mmdet mmengine mmcv-lite") from error
         self.imported()
@@ -80,6 +81,7 @@ class MMDetection(Job):
         with np.load(inputs) as arrays:
             images = torch.from_numpy(arrays["images"])
         torch.manual_seed(0)
+        DefaultScope.get_instance("benchmark", scope_name="mmdet")
         net = MODELS.build({"data_preprocessor": {"type": "DetDataPreprocessor"}, **NETS[model]})
         if load:
             with np.load(load) as arrays:

@@ -25,7 +25,7 @@ class Detector(nn.Cell):
     """
 
     terms: tuple[str, ...] = ()
-    in_half: tuple[str, ...] = ("backbone", "neck", "bbox_head")
+    in_half: tuple[str, ...]
     with_masks = False
     head_names: tuple[str, ...] = ()
 

@@ -148,6 +148,7 @@ class RetinaNet(Detector):
     """
 
     terms = ("loss_cls", "loss_bbox")
+    in_half = ("backbone", "neck", "bbox_head")
     head_names = ("bbox_head.retina_cls",)
 
     def __init__(self, backbone: Backbone, num_classes: int = 80, *, channels: int = 256, stacked: int = 4):

@@ -78,7 +78,7 @@ def refined(
         logits, deltas, labels: of each RoI, (B*S, classes + 1), (B*S, classes*4) and (B*S,).
     """
     classes = deltas.shape[1] // 4
-    likeliest = ops.argmax(logits[:, :classes].astype(ms.float32), 1).astype(ms.int32)
+    likeliest = ops.topk(logits[:, :classes].astype(ms.float32), 1)[1].reshape(-1)  # `argmax` has 64 bits
     labels = ops.where(labels < classes, labels, likeliest)
     chosen = of_class(deltas.astype(ms.float32).reshape(-1, classes, 4), labels).reshape(rois.shape)
     return ops.stop_gradient(geometry.clip(geometry.decode(rois, chosen, stds), sizes))

@@ -69,7 +69,7 @@ def sample(
     key = ops.select(positive, order + 2.0 * count, key)
     key = ops.select(found < 0, order - 4.0 * count, key)
     value, best = ops.topk(key, min(slots, count))
-    filled = (value >= 0).astype(ms.int32).sum(1, keepdims=True)
+    filled = (value >= 0).astype(ms.float32).sum(1, keepdims=True).astype(ms.int32)  # sums of integers have 64 bits
     slot = geometry.numbers(slots).astype(ms.int32).reshape(1, -1)
     # What is not filled repeats what is, so that BatchNorm sees nothing else.
     turn = slot - ops.maximum(filled, 1) * ops.floor_divide(slot, ops.maximum(filled, 1))

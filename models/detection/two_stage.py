@@ -63,6 +63,7 @@ class TwoStage(Detector):
             it, which is slow, and for comparisons.
     """
 
+    in_half = ("backbone", "neck", "rpn_head", "roi_head")
     with_masks = True
 
     def __init__(

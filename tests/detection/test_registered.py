@@ -112,6 +112,7 @@ def test_a_small_detector_learns_and_finds(name):
     runtime.start("CPU", "graph")
     net = create_model(name, num_classes=3)
     assert isinstance(net, Detector)
+    assert {name.split(".")[0] for name in net.parameters_dict()} == set(net.in_half), "all of it is cast"
     random = np.random.default_rng(0)
     images, size, canvas = Tensor(random.standard_normal((2, 3, 64, 96)).astype(np.float32)), (60, 90), (64, 96)
     boxes = np.float32([[4, 4, 40, 40], [50, 20, 90, 60]])
