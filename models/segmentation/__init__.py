@@ -1,0 +1,5 @@
+"""Segmentors: Semantic FPN and UPerNet, on any backbone of the zoo."""
+
+from .base import Segmentor
+
+__all__ = ["Segmentor"]
