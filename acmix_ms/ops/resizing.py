@@ -6,17 +6,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
+from acmix_ms.maps import average_weights, bilinear_weights
 from acmix_ms.ops.kernels import for_onnx
-
-
-def bilinear_weights(size: int, low: int) -> np.ndarray:
-    """Bilinear interpolation of one axis (half-pixel centres, edges repeated) as a matrix (size, low) float64."""
-    centre = np.clip((np.arange(size) + 0.5) * low / size - 0.5, 0, low - 1)
-    first = np.floor(centre).astype(int)
-    matrix = np.zeros((size, low))
-    np.add.at(matrix, (np.arange(size), first), 1 - (centre - first))
-    np.add.at(matrix, (np.arange(size), np.minimum(first + 1, low - 1)), centre - first)
-    return matrix
 
 
 @ops.constexpr
@@ -38,19 +29,6 @@ def resize_bilinear(x: Tensor, height: int, width: int) -> Tensor:
     x = ops.transpose(x.reshape(-1, low_h, width), (0, 2, 1)).reshape(-1, low_h)  # (B*C*W, h)
     x = ops.MatMul(False, True)(x, bilinear_matrix(height, low_h).astype(x.dtype))  # (B*C*W, H)
     return ops.transpose(x.reshape(-1, channels, width, height), (0, 1, 3, 2))
-
-
-def average_weights(low: int, size: int) -> np.ndarray:
-    """Means of ``low`` neighbouring parts of an axis of ``size`` places as a matrix (low, size) float64.
-
-    PyTorch's adaptive pooling: part i is from floor(i * size / low) to before ceil((i + 1) * size / low), so that parts
-    share places where ``low`` does not divide ``size``.
-    """
-    matrix = np.zeros((low, size))
-    for i in range(low):
-        first, last = i * size // low, -(-(i + 1) * size // low)
-        matrix[i, first:last] = 1 / (last - first)
-    return matrix
 
 
 @ops.constexpr

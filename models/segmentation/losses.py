@@ -5,9 +5,8 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import Tensor, ops
 
+from acmix_ms.maps import IGNORED
 from acmix_ms.ops.resizing import resize_bilinear
-
-IGNORED = 255  # as a label: the pixel has no class that is known
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
