@@ -77,10 +77,9 @@ class AugmentConfig:
 
 @dataclass
 class CanvasConfig:
-    """How pictures of any size become arrays of one size, for detection and segmentation. As in mmdetection.
+    """How pictures of any size become arrays of one size, for detection and segmentation. As in mmdetection."""
 
-    Of segmentation these are height, width, short_sides, max_side and flip; see also data.segments.
-    """
+    # Segmentation knows height, width, short_sides, max_side and flip of these.
 
     height: Optional[int] = _number(
         None, "of the padded array, in pixels; of segmentation: of the crops that train", least=1, most=4096
