@@ -10,7 +10,7 @@ from mindspore.nn.utils import no_init_parameters
 
 from acmix_ms import config
 from acmix_ms.analysis.reported import TABLE2
-from acmix_ms.engine.optim import build_optimizer, learning_rate
+from acmix_ms.engine.optim import learning_rate
 from models import build
 from tests.conftest import ROOT
 
@@ -52,9 +52,8 @@ def test_headers_and_table_agree_with_the_file(path):
 @pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
 def test_nets_and_schedules_are_as_published(path):
     cfg = config.load(path)
-    with no_init_parameters():
-        net = build.create(cfg, 150)
-    assert len(build_optimizer(net, cfg.optim).parameters) == len(net.trainable_params())
+    with no_init_parameters():  # their values take longer than the net
+        build.create(cfg, 150)
     uper = path.stem.startswith("upernet")
     batch, peak, power, warmup = (16, 6e-5, 1.0, 1500) if uper else (32, 2e-4, 0.9, 0)
     total = cfg.optim.iterations
