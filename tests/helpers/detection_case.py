@@ -49,7 +49,8 @@ def configuration(run_dir: Path, data: Path, task: str = "detection", **train) -
 def train(cfg: config.Config, kill_at: int | None = None) -> tuple[str, list[float]]:
     """Digest of weights and training state in last.ckpt, and the losses of the steps."""
     # Another seed for a net that goes on: what it starts from must not matter.
-    runtime.start("CPU", "graph", 99 if cfg.train.resume else cfg.seed, deterministic=cfg.train.deterministic)
+    mode = "graph" if cfg.task == "detection" else "pynative"  # one of them is compiled: that takes most of the time
+    runtime.start("CPU", mode, 99 if cfg.train.resume else cfg.seed, deterministic=cfg.train.deterministic)
     from acmix_ms.engine import checkpoint
     from acmix_ms.engine.trainer import Trainer
     from models import tasks
