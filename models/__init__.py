@@ -1,4 +1,4 @@
-"""Model zoo: every backbone and detector of the paper beside its plain baseline."""
+"""Model zoo: every backbone, detector and segmentor of the paper beside its plain baseline."""
 
 from __future__ import annotations
 

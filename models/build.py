@@ -75,7 +75,10 @@ def read(args: Namespace, *, exported: bool = False) -> tuple[config.Config, Che
 RECIPES = (
     *(("classification", ending) for ending in ("_imagenet", "")),
     *(("detection", ending) for ending in ("_1x", "_3x", "")),
+    *(("segmentation", ending) for ending in ("_40k", "_160k", "")),
 )
+# Of models of a task without a recipe, how pictures are prepared.
+BASES = {"detection": "coco.yaml", "segmentation": "ade20k.yaml"}
 
 
 def config_of_model(name: str, overrides: Sequence[str] = ()) -> config.Config:
@@ -90,8 +93,9 @@ def config_of_model(name: str, overrides: Sequence[str] = ()) -> config.Config:
             return config.load(file, overrides)
     from .registry import model_task
 
-    if model_task(name) == "detection":
-        return config.load(CONFIGS / "base" / "coco.yaml", [f"model.name={name}", f"run_dir=runs/{name}", *overrides])
+    base = BASES.get(model_task(name))
+    if base:
+        return config.load(CONFIGS / "base" / base, [f"model.name={name}", f"run_dir=runs/{name}", *overrides])
     return config.for_model(name, overrides)
 
 

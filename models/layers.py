@@ -11,6 +11,7 @@ from mindspore.common.initializer import HeNormal, TruncatedNormal, Zero, initia
 
 from acmix_ms.ops.fold import Costs, array
 from acmix_ms.ops.kernels import Dense, gelu, on_cpu, zero_pad
+from acmix_ms.ops.resizing import bilinear_matrix
 
 
 class DropPath(nn.Cell):
@@ -48,6 +49,61 @@ class DropPath(nn.Cell):
             return x * self.dropout(ops.ones(shape, x.dtype))  # 0 or 1 / (1 - rate)
         kept = (self.draws[self.first + branch] >= self.rate).astype(x.dtype) / (1 - self.rate)
         return x * kept.reshape(shape)
+
+
+class DropChannels(DropPath):
+    """Dropout of whole channels of a map while training, `nn.Dropout2d` of PyTorch: (B, C, H, W) -> the same.
+
+    Args:
+        rate: 0 to below 1.
+        channels: C.
+    """
+
+    def __init__(self, rate: float, channels: int):
+        super().__init__(rate)
+        self.BRANCHES = channels  # so many rows of random numbers
+
+    def construct(self, x: Tensor) -> Tensor:
+        if self.rate == 0.0 or not self.training:
+            return x
+        batch, channels = x.shape[:2]
+        if self.draws is None:
+            return x * self.dropout(ops.ones((batch, channels, 1, 1), x.dtype))
+        kept = ops.transpose(self.draws[self.first : self.first + channels], (1, 0)) >= self.rate
+        return x * (kept.astype(x.dtype) / (1 - self.rate)).reshape(batch, channels, 1, 1)
+
+
+def kaiming() -> HeNormal:
+    """What mmdetection and mmsegmentation give to convolutions in front of a ReLU."""
+    return HeNormal(mode="fan_out", nonlinearity="relu")
+
+
+class NormedConv(nn.Cell):
+    """A convolution ``conv`` with a BatchNorm ``bn`` behind it; keeps the size."""
+
+    FOLD = (("conv", "bn"),)
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3):
+        super().__init__()
+        padding = kernel_size // 2
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, kernel_size, pad_mode="pad", padding=padding, weight_init=kaiming()
+        )
+        self.bn = nn.BatchNorm2d(out_channels)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.bn(self.conv(x))
+
+
+class NormedReLU(NormedConv):
+    """`NormedConv` and a ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3):
+        super().__init__(in_channels, out_channels, kernel_size)
+        self.relu = nn.ReLU()
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.relu(self.bn(self.conv(x)))
 
 
 class ZeroPadMaxPool(nn.Cell):
@@ -141,17 +197,6 @@ def round_up(size: int, multiple: int) -> int:
     return math.ceil(size / multiple) * multiple
 
 
-@ops.constexpr
-def _bilinear_matrix(size: int, low: int) -> Tensor:
-    """Bilinear interpolation of one axis (half-pixel centres, edges repeated) as a matrix (size, low)."""
-    centre = np.clip((np.arange(size) + 0.5) * low / size - 0.5, 0, low - 1)
-    first = np.floor(centre).astype(int)
-    matrix = np.zeros((size, low))
-    np.add.at(matrix, (np.arange(size), first), 1 - (centre - first))
-    np.add.at(matrix, (np.arange(size), np.minimum(first + 1, low - 1)), centre - first)
-    return Tensor(matrix.astype(np.float32))
-
-
 def resize_positions(table: Tensor, side: int, height: int, width: int) -> Tensor:
     """Position embeddings of a side x side map, resized: (1, side*side, C) -> (1, height*width, C).
 
@@ -162,9 +207,9 @@ def resize_positions(table: Tensor, side: int, height: int, width: int) -> Tenso
         return table
     channels, table = table.shape[2], table.astype(ms.float32)
     # Products of two plain matrices: `ops.matmul` becomes a primitive that CANN's graph engine does not have.
-    table = ops.MatMul()(_bilinear_matrix(height, side), table.reshape(side, side * channels))  # (H, side*C)
+    table = ops.MatMul()(bilinear_matrix(height, side), table.reshape(side, side * channels))  # (H, side*C)
     table = ops.transpose(table.reshape(height, side, channels), (1, 0, 2)).reshape(side, height * channels)
-    table = ops.MatMul()(_bilinear_matrix(width, side), table).reshape(width, height, channels)
+    table = ops.MatMul()(bilinear_matrix(width, side), table).reshape(width, height, channels)
     return ops.transpose(table, (1, 0, 2)).reshape(1, height * width, channels)
 
 
@@ -177,4 +222,4 @@ def resize_table(table: Tensor, rows: int) -> Tensor:
     """A table of relative distances for a map of another size: (2S - 1, d) -> (rows, d), bilinear."""
     if rows == table.shape[0]:
         return table
-    return ops.MatMul()(_bilinear_matrix(rows, table.shape[0]).astype(table.dtype), table)
+    return ops.MatMul()(bilinear_matrix(rows, table.shape[0]).astype(table.dtype), table)

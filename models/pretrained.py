@@ -66,8 +66,8 @@ def load_torch_state(net: nn.Cell, state: Mapping[str, np.ndarray], *, drop_head
     Args:
         net: the Cell.
         state: official names -> arrays (ACmix-ResNet, ACmix-Swin, torchvision ResNet, official Swin, mmdetection for a
-            detector, with the official backbone's names within, or the official operator's own names for a bare
-            Cell). Buffers that our Cells compute themselves are ignored.
+            detector and mmsegmentation for a segmentor, with the official backbone's names within, or the official
+            operator's own names for a bare Cell). Buffers that our Cells compute themselves are ignored.
         drop_head: leave the classifier, of a detector what depends on ``num_classes``, as it is where the state has
             none that fits (another ``num_classes``, or ``features_only=True``); what is left out is logged.
 
@@ -124,6 +124,7 @@ CLASS_ROWS = {
     "bbox_head.retina_cls.weight": (9, 0),  # one for each anchor
     "roi_head.bbox_head.fc_cls.weight": (1, 1),
     "roi_head.bbox_head.0.fc_cls.weight": (1, 1),  # of a cascade the first stage
+    "decode_head.conv_seg.weight": (1, 0),
 }
 
 

@@ -1,4 +1,4 @@
-"""The model registry: every classifier and detector is a function that builds a Cell, found by name."""
+"""The model registry: every classifier, detector and segmentor is a function that builds a Cell, found by name."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from acmix_ms.errors import UserError, closest
 
 from . import manifest
 
-# Classes of a model that is asked for without their number: of ImageNet and of COCO.
-CLASSES = {"classification": 1000, "detection": 80}
+# Classes of a model that is asked for without their number: of ImageNet, COCO and ADE20K.
+CLASSES = {"classification": 1000, "detection": 80, "segmentation": 150}
 
 _BUILDERS: dict[str, Callable[..., nn.Cell]] = {}
 _TASKS: dict[str, str] = {}  # of those that are no classifiers
@@ -26,7 +26,8 @@ _TASKS: dict[str, str] = {}  # of those that are no classifiers
 def import_families() -> None:
     """Know all models: a family registers its own when it is imported."""
     from . import competitors, deit, pvt, resnet, san, swin  # noqa: F401
-    from .detection import registered  # noqa: F401
+    from .detection import registered as detectors  # noqa: F401
+    from .segmentation import registered as segmentors  # noqa: F401
 
 
 def register_model(
@@ -34,7 +35,7 @@ def register_model(
 ) -> Callable[..., nn.Cell]:
     """Decorator: make ``builder(num_classes=..., **kwargs) -> Cell`` available under its function name.
 
-    ``@register_model`` alone is for classifiers, ``@register_model(task="detection")`` for detectors.
+    ``@register_model`` alone is for classifiers, ``@register_model(task="detection")`` for detectors, and so on.
     """
     if task not in CLASSES:
         raise ValueError(f"register_model: task={task!r}: choose from {', '.join(CLASSES)}")
@@ -54,7 +55,7 @@ def list_models(pattern: str = "*", *, task: str | None = None, pretrained: bool
 
     Args:
         pattern: of the names.
-        task: only models for it, ``"classification"`` or ``"detection"``; all of them where it is None.
+        task: only models for it, one of `CLASSES`; all of them where it is None.
         pretrained: only those of which weights were released: see ``docs/weights.md``.
 
     Raises:
@@ -68,7 +69,7 @@ def list_models(pattern: str = "*", *, task: str | None = None, pretrained: bool
 
 
 def model_task(name: str) -> str:
-    """What a registered model is for: ``"classification"`` or ``"detection"``.
+    """What a registered model is for, one of `CLASSES`.
 
     Raises:
         UserError: unknown name (the nearest ones are listed).
@@ -94,8 +95,8 @@ def create_model(
 
     Args:
         name: one of `list_models()`.
-        num_classes: size of the classifier, or kinds of objects of a detector, at least 1. By default that of the
-            pretrained weights, or 1000, of a detector 80.
+        num_classes: size of the classifier, or kinds of objects or of pixels, at least 1. By default that of the
+            pretrained weights, or 1000, of a detector 80, of a segmentor 150.
         pretrained: weights to start from: a ``.ckpt`` or ``.safetensors`` file of this project, or True for official
             ones that `scripts/convert_torch.py` has converted (nothing is downloaded). A classifier of another size
             stays as it was drawn, which a warning says; position tables of another size are resized.

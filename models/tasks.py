@@ -14,12 +14,12 @@ from acmix_ms.deploy import Runner, description
 from acmix_ms.engine import checkpoint, evaluation, losses
 from acmix_ms.engine.checkpoint import Checkpoint
 from acmix_ms.engine.evaluation import Predictor, build_predictor
-from acmix_ms.engine.metrics import Accuracy, Evaluator
-from acmix_ms.engine.metrics.coco import CocoDetection
+from acmix_ms.engine.metrics import Accuracy, CocoDetection, Evaluator, Segmentation
 from acmix_ms.errors import UserError
 
 from . import build, exports
 from .detection import detect
+from .segmentation import Inference, segment, segment_with
 
 
 class Task(NamedTuple):
@@ -57,15 +57,45 @@ def build_task(cfg: Config, *, rank: int = 0, size: int = 1) -> Task:
             raise UserError(f"data.path={cfg.data.path}: train and val have other classes; give sets of the same")
         loss = losses.by_name(net.terms)
     else:
-        train, val = (create_loader(cfg.data, split, **part) for split in ("train", "val"))
+        train, val = (_loader(cfg, split, **part) for split in ("train", "val"))
         net = build.create(cfg, train.require_classes(cfg.model.num_classes))
-        loss = losses.classification(cfg.loss.label_smoothing)
+        if cfg.task == "segmentation":
+            loss = losses.by_name(net.terms)
+            _require_images(cfg, net.least_images, size)
+        else:
+            loss = losses.classification(cfg.loss.label_smoothing)
     return Task(net, train, val, loss, predictor_of(cfg), evaluators(cfg, val, masks=getattr(net, "with_masks", False)))
+
+
+def _loader(cfg: Config, split: str, **part) -> Loader:
+    return create_loader(cfg.data, split, segments=cfg.task == "segmentation", **part)
+
+
+def _require_images(cfg: Config, least: int, devices: int) -> None:
+    """See that a net has the images that it needs for a step: of one device, or of all that share their statistics."""
+    together = cfg.data.batch_size * (devices if cfg.train.sync_bn else 1)
+    if together < least:
+        raise UserError(
+            f"data.batch_size={cfg.data.batch_size}: {cfg.model.name} cannot train with one image per device, whose "
+            f"pooling to one value leaves BatchNorm nothing to compare; give data.batch_size={least}, or "
+            "train.sync_bn=true on several devices"
+        )
 
 
 def predictor_of(cfg: Config) -> Callable[[nn.Cell], Predictor]:
     """What makes a `Predictor` of a net for the task of ``cfg``."""
+    if cfg.task == "segmentation":
+        return _segmenting(inference_of(cfg))
     return _detecting if cfg.task == "detection" else build_predictor
+
+
+def inference_of(cfg: Config) -> Inference:
+    """How segmentors look at images, as ``data.segments`` says."""
+    segments, window = cfg.data.segments, None
+    if segments.inference == "slide":
+        window = (cfg.data.canvas.height, cfg.data.canvas.width)
+    stride = segments.stride and (segments.stride, segments.stride)
+    return Inference(window, stride, tuple(segments.test_scales), segments.test_flip)
 
 
 def evaluators(cfg: Config, loader: Loader, *, masks: bool = False) -> Callable[[], Evaluator]:
@@ -74,6 +104,8 @@ def evaluators(cfg: Config, loader: Loader, *, masks: bool = False) -> Callable[
         truth = loader.ground_truth(masks=masks)  # read once
         known = truth, loader.image_ids, loader.category_ids, loader.class_names
         return lambda: CocoDetection(*known, masks=masks)
+    if cfg.task == "segmentation":
+        return lambda: Segmentation(loader.labels, loader.class_names)
     return lambda: Accuracy(loader.class_names)
 
 
@@ -88,7 +120,7 @@ def evaluate_checkpoint(
         saved: what is in it, if it was read already.
         rank, size: this process and how many share the split.
     """
-    loader = create_loader(cfg.data, "val", rank=rank, size=size, seed=cfg.seed)
+    loader = _loader(cfg, "val", rank=rank, size=size, seed=cfg.seed)
     saved = saved or checkpoint.read(path)
     if averaged:
         saved = checkpoint.averages_of(saved, path)
@@ -103,7 +135,7 @@ def evaluate_export(cfg: Config, file: Runner, *, rank: int = 0, size: int = 1) 
     Raises:
         UserError: it takes images of another size.
     """
-    loader = create_loader(cfg.data, "val", rank=rank, size=size, seed=cfg.seed)
+    loader = _loader(cfg, "val", rank=rank, size=size, seed=cfg.seed)
     num_classes = loader.require_classes(cfg.model.num_classes)
     if cfg.task == "detection":
         about = description.read(file.path)
@@ -111,6 +143,14 @@ def evaluate_export(cfg: Config, file: Runner, *, rank: int = 0, size: int = 1) 
 
         def predict(images, places):
             return find(images.asnumpy(), places[:, :2])
+    elif cfg.task == "segmentation":
+        masks, inference = False, inference_of(cfg)
+
+        def run(images):
+            return next(iter(file.outputs(images).values()))
+
+        def predict(images, places):
+            return segment_with(run, images.asnumpy(), places[:, 2:], inference)
     else:
         file.check_size(cfg.data.image_size)
         predict, masks = file.predictor(num_classes), False
@@ -120,3 +160,7 @@ def evaluate_export(cfg: Config, file: Runner, *, rank: int = 0, size: int = 1) 
 
 def _detecting(net: nn.Cell) -> Predictor:
     return lambda images, places: detect(net, images, places[:, :2])
+
+
+def _segmenting(inference: Inference) -> Callable[[nn.Cell], Predictor]:
+    return lambda net: lambda images, places: segment(net, images, places[:, 2:], inference)

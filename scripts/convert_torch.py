@@ -1,6 +1,7 @@
 """Convert official PyTorch weights: ``python scripts/convert_torch.py --model swin_tiny --input FILE.pth``.
 
-Of a detector the file is mmdetection's: ``--model retinanet_pvt_tiny --input epoch_12.pth``.
+Of a detector the file is mmdetection's: ``--model retinanet_pvt_tiny --input epoch_12.pth``, of a segmentor
+mmsegmentation's: ``--model semantic_fpn_pvt_tiny --input iter_40000.pth``.
 
 Without ``--output`` they go where ``create_model("swin_tiny", pretrained=True)`` looks. ``--list`` tells what was
 released for which model.

@@ -30,6 +30,7 @@ from acmix_ms.config.schema import (
     ModelConfig,
     OptimConfig,
     RuntimeConfig,
+    SegmentsConfig,
     TrainConfig,
 )
 
@@ -43,6 +44,7 @@ __all__ = [
     "ModelConfig",
     "OptimConfig",
     "RuntimeConfig",
+    "SegmentsConfig",
     "TASKS",
     "TrainConfig",
     "describe_keys",

@@ -10,11 +10,23 @@ from collections.abc import Mapping
 from typing import Any, Union, get_args, get_origin
 
 from acmix_ms.config.migrations import migrate
-from acmix_ms.config.schema import LARGEST_INT, CanvasConfig, Config, KnownArguments, OptimConfig, keys, section_of
+from acmix_ms.config.schema import (
+    LARGEST_INT,
+    CanvasConfig,
+    Config,
+    KnownArguments,
+    OptimConfig,
+    SegmentsConfig,
+    keys,
+    section_of,
+)
 from acmix_ms.config.text import Plain, require_text, resolve, shown
 from acmix_ms.errors import UserError, closest
 
-OF_OBJECTS = ("shapes", "coco")  # data without one class for an image
+# Sections that other tasks do not have, and data without one class for an image.
+SECTIONS = {"augment": ("classification",), "canvas": ("detection", "segmentation"), "segments": ("segmentation",)}
+DATA = {"coco": ("detection",), "shapes": ("detection", "segmentation")}
+DATA.update(ade20k=("segmentation",), pairs=("segmentation",))
 CANVAS_STEP = 32  # pixels: the largest stride of a backbone
 
 
@@ -183,16 +195,17 @@ def _check_optim(optim: OptimConfig) -> None:
 
 def _check_task(config: Config) -> None:
     """What belongs to another task would be ignored."""
-    other, needs = "canvas", "detection or segmentation"
-    if config.task != "classification":
-        other, needs = "augment", "classification"
-    section = getattr(config.data, other)
-    for item in dataclasses.fields(section):
-        value = getattr(section, item.name)
-        if value != getattr(type(section)(), item.name):
-            raise UserError(f"data.{other}.{item.name}={shown(value)}: is for task={needs}; leave it out")
-    if config.task == "classification" and config.data.name in OF_OBJECTS:
-        raise UserError(f"data.name={config.data.name}: is for task={needs}; give task=detection")
+    for name, tasks in SECTIONS.items():
+        section = getattr(config.data, name)
+        for item in dataclasses.fields(section) if config.task not in tasks else ():
+            value = getattr(section, item.name)
+            if value != getattr(type(section)(), item.name):
+                needs = " or ".join(tasks)
+                raise UserError(f"data.{name}.{item.name}={shown(value)}: is for task={needs}; leave it out")
+    tasks = DATA.get(config.data.name, (config.task,))
+    if config.task not in tasks:
+        raise UserError(f"data.name={config.data.name}: is for task={' or '.join(tasks)}; give task={tasks[0]}")
+    _check_segments(config.data.segments, config.data.canvas)
     _check_canvas(config.data.canvas)
 
 
@@ -211,6 +224,21 @@ def _check_canvas(canvas: CanvasConfig) -> None:
         raise UserError(
             f"data.canvas.max_side={canvas.max_side}: must be >= the largest of "
             f"data.canvas.short_sides={canvas.short_sides}"
+        )
+
+
+def _check_segments(segments: SegmentsConfig, canvas: CanvasConfig) -> None:
+    """What one bound alone cannot say."""
+    scales = segments.scales
+    if len(scales) != 2 or scales[0] > scales[1]:
+        raise UserError(f"data.segments.scales={scales}: give two numbers, the least and the most, such as [0.5,2.0]")
+    if not segments.test_scales:
+        raise UserError("data.segments.test_scales=[]: give one or several numbers, such as [1.0]")
+    least = min(canvas.height or LARGEST_INT, canvas.width or LARGEST_INT)
+    if segments.stride and segments.stride > least:
+        raise UserError(
+            f"data.segments.stride={segments.stride}: must be <= data.canvas.height={canvas.height}, the side of the "
+            "windows, which would leave gaps"
         )
 
 

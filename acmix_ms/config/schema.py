@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Optional  # the annotations are evaluated, on Python 3.9 as well: no `X | None`
 
 VERSION = 2  # raise it when a key moves, and tell `migrations` where to
-TASKS = ("classification", "detection")  # that the commands serve
+TASKS = ("classification", "detection", "segmentation")
 LARGEST_INT = 2**31 - 1  # MindSpore counts in 32 bits
 
 
@@ -79,8 +79,12 @@ class AugmentConfig:
 class CanvasConfig:
     """How pictures of any size become arrays of one size, for detection and segmentation. As in mmdetection."""
 
-    height: Optional[int] = _number(None, "of the padded array, in pixels", least=1, most=4096)
-    width: Optional[int] = _number(None, "of the padded array, in pixels", least=1, most=4096)
+    # Segmentation knows height, width, short_sides, max_side and flip of these.
+
+    height: Optional[int] = _number(
+        None, "of the padded array, in pixels; of segmentation: of the crops that train", least=1, most=4096
+    )
+    width: Optional[int] = _number(None, "the same; at least the height", least=1, most=4096)
     turns: bool = _key(True, "images that are higher than wide get the canvas turned; false: all get the same one")
     short_sides: list[int] = _numbers(
         about="the shorter side is resized to one of these, in evaluation to the largest", least=1, most=4096
@@ -93,11 +97,31 @@ class CanvasConfig:
 
 
 @dataclass
+class SegmentsConfig:
+    """Images whose pixels have classes, of segmentation alone; the names and numbers are mmsegmentation's."""
+
+    zero_ignored: Optional[bool] = _key(
+        None, "label 0 has no class, and class i is label i + 1; null: of ade20k and shapes, not of pairs"
+    )
+    scales: list[float] = _numbers(
+        *(0.5, 2.0), about="training images are so much larger, at least and at most", least=0.1, most=10
+    )
+    cat_max_ratio: float = _number(0.75, "largest share of one class in a crop, if that can be", above=0, most=1)
+    photometric: bool = _key(True, "training images vary in brightness, contrast, saturation and hue")
+    inference: str = _choice("whole", "whole", "slide", about="all of an image at once, or in windows like the crops")
+    stride: Optional[int] = _number(None, "slide: from window to window; null: two thirds of one", least=1, most=4096)
+    test_scales: list[float] = _numbers(1.0, about="answers are means over images so much larger", least=0.1, most=10)
+    test_flip: bool = _key(False, "answers are means over an image and its mirror image")
+
+
+@dataclass
 class DataConfig:
     """Where the images come from and how they are prepared."""
 
-    name: str = _choice("digits", "digits", "imagefolder", "mindrecord", "shapes", "coco")
-    path: Optional[str] = _key(None, "the folder with train/ and val/, of records or COCO; digits and shapes need none")
+    name: str = _choice("digits", "digits", "imagefolder", "mindrecord", "shapes", "coco", "ade20k", "pairs")
+    path: Optional[str] = _key(
+        None, "the folder with train/ and val/, of records, COCO or ADE20K; digits and shapes need none"
+    )
     batch_size: int = _number(64, "images per device and step", least=1, most=65_536)
     image_size: int = _number(32, "side in pixels", least=1, most=4096)
     workers: int = _number(2, "decoding threads", least=1, most=256)
@@ -109,6 +133,7 @@ class DataConfig:
     resize: str = _choice("pillow", "pillow", "fast", about="fast: without antialiasing")
     augment: AugmentConfig = _section(AugmentConfig)
     canvas: CanvasConfig = _section(CanvasConfig)
+    segments: SegmentsConfig = _section(SegmentsConfig)
 
 
 @dataclass
@@ -175,7 +200,7 @@ class Config:
     """Everything; one section per part."""
 
     config_version: int = _number(VERSION, "of the names of the keys")
-    task: str = _choice(TASKS[0], *TASKS, "segmentation")
+    task: str = _choice(TASKS[0], *TASKS)
     run_dir: Optional[str] = _key(None, "null: runs/<name of the configuration file>")
     seed: int = _number(0, least=0)
     model: ModelConfig = _section(ModelConfig)

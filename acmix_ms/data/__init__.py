@@ -12,7 +12,8 @@ from acmix_ms.errors import UserError, closest
 __all__ = ["SPLITS", "Loader", "create_loader"]
 
 SPLITS = ("train", "val")
-NAMES = ("digits", "imagefolder", "mindrecord", "shapes", "coco")
+NAMES = ("digits", "imagefolder", "mindrecord", "shapes", "coco", "ade20k", "pairs")
+OF_PIXELS = ("ade20k", "pairs", "shapes")
 
 
 def create_loader(
@@ -24,6 +25,7 @@ def create_loader(
     seed: int = 0,
     prepare: Callable | None = None,
     masks: bool = False,
+    segments: bool = False,
 ) -> Loader:
     """Build the loader of one split, which checks the files it can check cheaply.
 
@@ -33,6 +35,7 @@ def create_loader(
         rank, size: this process and how many share the data; each gets its own part of every global batch.
         seed: decides order and augmentation, together with the epoch.
         prepare, masks: of coco and shapes, see `acmix_ms.data.coco.CocoLoader`.
+        segments: with classes of pixels, of ade20k, pairs and shapes: see `acmix_ms.data.segments.SegmentLoader`.
 
     Raises:
         UserError: unknown split, missing or unusable data.
@@ -40,13 +43,19 @@ def create_loader(
     """
     if split not in SPLITS:
         raise UserError(f"split={split!r}: {closest(split, SPLITS)}")
+    if config.name == "shapes" and config.path is None:
+        from acmix_ms.data.shapes import cached
+
+        config = dataclasses.replace(config, path=str(cached()))
+    if segments:
+        if config.name not in OF_PIXELS:
+            raise UserError(f"data.name={config.name}: its pixels have no classes; give {', '.join(OF_PIXELS)}")
+        from acmix_ms.data.segments import SegmentLoader
+
+        return SegmentLoader(config, split, rank=rank, size=size, seed=seed)
     if config.name in ("coco", "shapes"):
         from acmix_ms.data.coco import CocoLoader
 
-        if config.name == "shapes" and config.path is None:
-            from acmix_ms.data.shapes import cached
-
-            config = dataclasses.replace(config, path=str(cached()))
         return CocoLoader(config, split, rank=rank, size=size, seed=seed, prepare=prepare, masks=masks)
     if prepare is not None or masks:
         raise ValueError(f"prepare, masks: data.name={config.name} has no objects, coco and shapes have")

@@ -7,7 +7,7 @@ distributed; or, for sets of one's own, ``path/annotations/train.json`` with ``p
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ import numpy as np
 from acmix_ms.config import DataConfig
 from acmix_ms.data.annotations import ground_truth, read_annotations
 from acmix_ms.data.canvas import Canvas, Placement, put
-from acmix_ms.data.encoded import EncodedLoader
+from acmix_ms.data.encoded import PlacedLoader
 from acmix_ms.data.images import UnreadableImageError, read_bytes
-from acmix_ms.data.loader import PADDING, Batch
+from acmix_ms.data.loader import PADDING
 from acmix_ms.data.preprocess import preprocess_of
 from acmix_ms.errors import UserError
 from acmix_ms.objects import Objects
@@ -51,15 +51,13 @@ def find(path: str | None, split: str) -> tuple[Path, Path]:
     return found[0]
 
 
-class CocoLoader(EncodedLoader):
+class CocoLoader(PlacedLoader):
     """Images on canvases, see `acmix_ms.data.canvas`; all images of a global batch lie on canvases of one shape.
 
     In training the targets are what ``prepare`` makes of the objects of each image, stacked. The images are those with
     objects; at most ``data.canvas.max_objects`` of one are used, the largest.
 
-    In evaluation the one target is where the images lie, (B, 4) int32: height and width on the canvas, height and
-    width of the original, see `boxes_in_image`. It is zero, and the id `PADDING`, where there is no image or where it
-    could not be read: that image does not count.
+    In evaluation see `PlacedLoader` and `boxes_in_image`.
 
     Crop, size and flip of an image, and what ``prepare`` draws, are one of seed, epoch and its place in the epoch.
 
@@ -104,11 +102,6 @@ class CocoLoader(EncodedLoader):
         if train:
             counts = np.add.reduceat(~self._annotations.ignored, self._annotations.first[:-1], dtype=np.int64)
             self._crowded = int((counts > config.canvas.max_objects).sum())
-
-    def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
-        """See `Loader`; in evaluation an image that could not be read has no id."""
-        for batch in super().epoch(epoch, start):
-            yield batch if self.train else batch._replace(ids=np.where(batch.targets[0].any(1), batch.ids, PADDING))
 
     def ground_truth(self, *, masks: bool = False) -> Any:
         """pycocotools' ``COCO`` object of the whole file, which is read again; see `annotations.ground_truth`."""
@@ -159,10 +152,6 @@ class CocoLoader(EncodedLoader):
             most = self._config.canvas.max_objects
             print(f"{self._crowded} images have more than data.canvas.max_objects={most} objects, the largest are used")
             self._crowded = 0
-
-    def absent(self) -> tuple[np.ndarray, ...]:
-        """No place at all."""
-        return (np.zeros(4, np.int32),)
 
     def objects(self, sample: int, place: Placement) -> Objects:
         """What is in an image, as it lies on its canvas; what lies outside of it is left out."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from acmix_ms.config import DataConfig
 from acmix_ms.data.images import UnreadableImageError, decode
-from acmix_ms.data.loader import PADDING, Loader
+from acmix_ms.data.loader import PADDING, Batch, Loader
 from acmix_ms.errors import UserError
 
 BATCHES_AHEAD = 2  # are prepared while one is used
@@ -193,3 +193,20 @@ class EncodedLoader(Loader):
         names = ": " + ", ".join(listed + more) if new else ""
         print(f"{count} {'image' if count == 1 else 'images'} could not be read, {what}{names}", flush=True)
         self._told.update(new)
+
+
+class PlacedLoader(EncodedLoader):
+    """A loader whose one target in evaluation is where the images lie, (B, 4) int32: height and width on the array,
+    height and width of the original (`acmix_ms.data.canvas.Placement.row`).
+
+    It is zero, and the id `PADDING`, where there is no image or where it could not be read: that image does not count.
+    """
+
+    def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
+        """See `Loader`; in evaluation an image that could not be read has no id."""
+        for batch in super().epoch(epoch, start):
+            yield batch if self.train else batch._replace(ids=np.where(batch.targets[0].any(1), batch.ids, PADDING))
+
+    def absent(self) -> tuple[np.ndarray, ...]:
+        """No place at all."""
+        return (np.zeros(4, np.int32),)

@@ -197,6 +197,37 @@ def _decode_other(data: bytes) -> np.ndarray:
         raise UnreadableImageError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
+def decode_values(data: bytes) -> np.ndarray:
+    """The numbers that an image file stores, such as classes of pixels: (H, W), or (H, W, C) of a coloured one.
+
+    Those of a palette are indices; nothing is scaled or turned.
+
+    Raises:
+        UnreadableImageError: nothing, damaged or no image.
+    """
+    if data[: len(PNG)] == PNG:
+        _check_png(data)
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise UnreadableImageError(f"{image.width} x {image.height} pixels, at most {MAX_PIXELS} are read")
+            image.load()
+            return np.array(image)
+    except Image.UnidentifiedImageError as error:
+        raise UnreadableImageError("no image of a known kind" if data else "empty file") from error
+    except _PILLOW_ERRORS as error:
+        raise UnreadableImageError(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+def stored_size(path: str | os.PathLike) -> tuple[int, int] | None:
+    """(height, width) that the header of an image file tells; None where there is none."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return image.height, image.width
+    except _PILLOW_ERRORS:
+        return None
+
+
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)

@@ -3,31 +3,13 @@
 from __future__ import annotations
 
 from mindspore import Tensor, nn, ops
-from mindspore.common.initializer import HeNormal, Normal, XavierUniform
+from mindspore.common.initializer import Normal, XavierUniform
 
 from acmix_ms.ops import boxes as geometry
 from acmix_ms.ops.kernels import Dense
 
+from ..layers import NormedConv, kaiming
 from ..necks.fpn import ConvModule
-
-
-def kaiming() -> HeNormal:
-    """What mmdetection gives to convolutions in front of a ReLU."""
-    return HeNormal(mode="fan_out", nonlinearity="relu")
-
-
-class NormedConv(nn.Cell):
-    """A 3x3 convolution ``conv`` with a BatchNorm ``bn`` behind it; keeps the size."""
-
-    FOLD = (("conv", "bn"),)
-
-    def __init__(self, in_channels: int, out_channels: int):
-        super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, 3, pad_mode="pad", padding=1, weight_init=kaiming())
-        self.bn = nn.BatchNorm2d(out_channels)
-
-    def construct(self, x: Tensor) -> Tensor:
-        return self.bn(self.conv(x))
 
 
 class BoxHead(nn.Cell):

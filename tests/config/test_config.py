@@ -256,7 +256,7 @@ def test_what_belongs_to_another_task_is_refused(file):
             config.load(file("seed: 0"), [*dense, wrong])
     with pytest.raises(UserError, match="data.canvas.height=96: must be <= data.canvas.width=64"):
         config.load(file("seed: 0"), [*dense, "data.canvas.height=96", "data.canvas.width=64"])
-    with pytest.raises(UserError, match="data.name=coco: is for task=detection or segmentation"):
+    with pytest.raises(UserError, match="data.name=coco: is for task=detection; give task=detection"):
         config.load(file("seed: 0"), ["data.name=coco"])
     with pytest.raises(UserError, match="task=detection: not built yet; choose from classification"):
         config.require_task(cfg, "classification")

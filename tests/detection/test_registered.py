@@ -13,9 +13,9 @@ from acmix_ms.analysis.work import count_params
 from acmix_ms.errors import UserError
 from acmix_ms.objects import Objects
 from models import create_model, list_models, model_task, register_model
+from models.composed import own_arguments
 from models.detection import Detector, detect
 from models.detection.mask_rcnn import CascadeMaskRCNN, MaskRCNN
-from models.detection.registered import own_arguments
 from models.detection.retinanet import RetinaNet
 
 DETECTORS = list_models(task="detection")
@@ -62,8 +62,8 @@ def test_parameter_count_is_exact(name):
 
 
 def test_tasks_of_names():
-    assert not set(DETECTORS) & set(list_models(task="classification"))
-    assert sorted([*DETECTORS, *list_models(task="classification")]) == list_models()
+    by_task = [list_models(task=task) for task in ("classification", "detection", "segmentation")]
+    assert sorted(sum(by_task, [])) == list_models() == sorted(set(list_models()))
     assert (model_task("acmix_resnet50"), model_task("retinanet_acmix_resnet50")) == ("classification", "detection")
     with pytest.raises(UserError, match="'retinanet_acmix_shape'.*'retinanet_acmix_shapes'"):
         model_task("retinanet_acmix_shape")

@@ -1,4 +1,6 @@
-"""Train a small detector with deterministic kernels on shapes: ``detection_case.py FOLDER resume|group``.
+"""Train a small detector, or a segmentor, with deterministic kernels on shapes.
+
+``detection_case.py FOLDER resume|group [segmentation]``
 
 ``resume``: whole and in two parts, a digest of each. ``group``: what this rank saw, in result_RANK.json. Processes of
 their own, because the number of kernel threads, which decides determinism, is fixed once per process.
@@ -13,7 +15,10 @@ from pathlib import Path
 
 from acmix_ms import config, runtime
 
-MODEL = {"name": "retinanet_shapes", "kwargs": {"channels": 16, "stacked": 1}}
+MODELS = {
+    "detection": {"name": "retinanet_shapes", "kwargs": {"channels": 16, "stacked": 1}},
+    "segmentation": {"name": "semantic_fpn_shapes", "kwargs": {"channels": 16, "head_channels": 16, "drop": 0.3}},
+}
 GLOBAL_BATCH = 4
 
 
@@ -21,16 +26,18 @@ class Killed(Exception):
     """Stands for the end of the process between two steps."""
 
 
-def configuration(run_dir: Path, data: Path, **train) -> config.Config:
+def configuration(run_dir: Path, data: Path, task: str = "detection", **train) -> config.Config:
     """The recipe of the shapes, with less of everything."""
     run_dir.mkdir(exist_ok=True)
     canvas = {"height": 96, "width": 96, "short_sides": [64, 96], "choose": "range", "max_side": 96}
+    if task == "segmentation":
+        canvas = {"height": 64, "width": 64, "short_sides": [96], "max_side": 96}
     return config.from_dict(
         {
             "run_dir": str(run_dir),
-            "task": "detection",
+            "task": task,
             "seed": 3,
-            "model": MODEL,
+            "model": MODELS[task],
             "data": {"name": "shapes", "path": str(data), "batch_size": GLOBAL_BATCH // runtime.world_size(),
                      "canvas": canvas},
             "optim": {"name": "adamw", "lr": 2e-3, "epochs": 2, "clip_norm": 5.0},
@@ -42,7 +49,8 @@ def configuration(run_dir: Path, data: Path, **train) -> config.Config:
 def train(cfg: config.Config, kill_at: int | None = None) -> tuple[str, list[float]]:
     """Digest of weights and training state in last.ckpt, and the losses of the steps."""
     # Another seed for a net that goes on: what it starts from must not matter.
-    runtime.start("CPU", "graph", 99 if cfg.train.resume else cfg.seed, deterministic=cfg.train.deterministic)
+    mode = "graph" if cfg.task == "detection" else "pynative"  # one of them is compiled: that takes most of the time
+    runtime.start("CPU", mode, 99 if cfg.train.resume else cfg.seed, deterministic=cfg.train.deterministic)
     from acmix_ms.engine import checkpoint
     from acmix_ms.engine.trainer import Trainer
     from models import tasks
@@ -72,27 +80,29 @@ def train(cfg: config.Config, kill_at: int | None = None) -> tuple[str, list[flo
     return digest.hexdigest(), losses
 
 
-def resume(folder: Path) -> None:
+def resume(folder: Path, task: str) -> None:
     """Killed after seven of eight steps; the newest state is of the sixth, in the middle of an epoch."""
-    digest, losses = train(configuration(folder / "whole", folder / "data", deterministic=True))
+    digest, losses = train(configuration(folder / "whole", folder / "data", task, deterministic=True))
     print("whole", digest, len(losses))
-    train(configuration(folder / "parts", folder / "data", deterministic=True), kill_at=7)
-    digest, losses = train(configuration(folder / "parts", folder / "data", deterministic=True, resume=True))
+    train(configuration(folder / "parts", folder / "data", task, deterministic=True), kill_at=7)
+    digest, losses = train(configuration(folder / "parts", folder / "data", task, deterministic=True, resume=True))
     print("parts", digest, len(losses))
 
 
-def group(folder: Path) -> None:
+def group(folder: Path, task: str) -> None:
     """The losses, and what all ranks think that a process alone, which came before, has trained."""
-    cfg = configuration(folder, folder.parent / "data")
+    cfg = configuration(folder, folder.parent / "data", task)
     digest, losses = train(cfg)
     from models import tasks
 
     checkpoint = str(folder.parent / "one" / "last.ckpt")
     scores, _ = tasks.evaluate_checkpoint(cfg, checkpoint, rank=runtime.rank(), size=runtime.world_size())
-    del scores["img_per_s"], scores["scoring_seconds"]
+    del scores["img_per_s"]
+    scores.pop("scoring_seconds", None)
     result = {"losses": losses, "digest": digest, "scores": scores}
     (folder / f"result_{runtime.rank()}.json").write_text(json.dumps(result))
 
 
 if __name__ == "__main__":
-    {"resume": resume, "group": group}[sys.argv[2]](Path(sys.argv[1]))
+    given_task = sys.argv[3] if len(sys.argv) > 3 else "detection"
+    {"resume": resume, "group": group}[sys.argv[2]](Path(sys.argv[1]), given_task)
