@@ -12,7 +12,7 @@ from mindspore import Tensor, nn
 
 from acmix_ms import runtime
 from acmix_ms.analysis.detections import plot_detections
-from acmix_ms.config import Config
+from acmix_ms.config import Config, require_task
 from acmix_ms.data.canvas import CanvasReader
 from acmix_ms.data.images import read_image
 from acmix_ms.deploy import SUFFIXES, description, detection, open_file, prediction
@@ -55,6 +55,7 @@ def open_answers(args: Namespace, classes: Sequence[str] | None, *, mode: str = 
             return _detecting_file(args, classes)
         return _classifying(build.open_net(args.checkpoint, args, mode=mode), args, classes)
     cfg, saved = build.read(args)
+    require_task(cfg, "classification", "detection")
     if cfg.task == "detection":
         return _detecting(cfg, saved, args, classes, mode)
     return _classifying(build.open_checkpoint(cfg, saved, args.checkpoint, mode=mode), args, classes)

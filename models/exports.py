@@ -10,7 +10,7 @@ import numpy as np
 from mindspore import nn
 
 from acmix_ms import deploy
-from acmix_ms.config import Config
+from acmix_ms.config import Config, require_task
 from acmix_ms.data.canvas import Canvas, CanvasReader
 from acmix_ms.data.preprocess import preprocess_of
 from acmix_ms.deploy import Output, samples
@@ -54,6 +54,7 @@ def export_of(cfg: Config, net: Net, args: Namespace) -> Export:
     Raises:
         UserError: options that do not go with the net.
     """
+    require_task(cfg, "classification", "detection")
     if cfg.task == "detection":
         return _detector(cfg, net, args)
     if args.raw:
