@@ -77,7 +77,7 @@ class FCNHead(Head):
 
 
 class UPerNet(Segmentor):
-    """See `Segmentor`; the auxiliary head sees the map before the last one.
+    """See `Segmentor`; the auxiliary head sees the map before the last one, if there are several.
 
     Args:
         backbone: with ``features_only``.
@@ -107,9 +107,9 @@ class UPerNet(Segmentor):
         self.backbone = backbone
         self.auxiliary_weight = auxiliary_weight
         self.decode_head = UPerHead(num_classes, backbone.feature_channels, channels, drop=drop)
-        self.auxiliary_head = FCNHead(num_classes, backbone.feature_channels[-2], auxiliary_channels, drop)
+        self.auxiliary_head = FCNHead(num_classes, backbone.feature_channels[-2:][0], auxiliary_channels, drop)
 
     def all_logits(self, maps: tuple[Tensor, ...], with_losses: bool) -> tuple[Tensor, ...]:
         """Those of the head and, where a loss is wanted, of the auxiliary head."""
         logits = self.decode_head(maps)
-        return (logits, self.auxiliary_head(maps[-2])) if with_losses else (logits,)
+        return (logits, self.auxiliary_head(maps[-2:][0])) if with_losses else (logits,)

@@ -17,6 +17,7 @@ from acmix_ms.ops.fuse import fuse
 from models import create_model, list_models, model_task
 from models.pretrained import count_classes, load_torch_state, torch_name
 from models.segmentation import Segmentor
+from models.segmentation.semantic_fpn import SemanticFPN
 from models.segmentation.upernet import UPerNet
 from scripts.convert_torch import main as convert
 
@@ -176,3 +177,24 @@ def test_stages_are_the_backbones(capsys):
     frozen = {p.name for p in net.get_parameters() if not p.requires_grad and "moving" not in p.name}
     assert frozen and all(name.startswith(("backbone.conv1", "backbone.bn1", "backbone.layer1")) for name in frozen)
     assert "frozen: the stem and 1 of 4 stages" in capsys.readouterr().out
+
+
+FITTING = [
+    (SemanticFPN, "acmix_san_digits"),
+    (SemanticFPN, "resnet_digits"),
+    (SemanticFPN, "acmix_deit_tiny"),
+    (UPerNet, "swin_digits"),
+    (UPerNet, "acmix_resnet_digits"),
+    (UPerNet, "acmix_deit_tiny"),
+]
+
+
+@pytest.mark.parametrize(("kind", "backbone"), FITTING)
+def test_any_backbone_with_maps_fits(kind, backbone):
+    """Their finest maps have other strides than 4, and so have the logits; a plain transformer has one map."""
+    runtime.start("CPU", "pynative")
+    net = create_model(backbone, features_only=True, **({"image_size": 32, "depth": 1} if "deit" in backbone else {}))
+    small = {"channels": 16, "auxiliary_channels": 8} if kind is UPerNet else {"channels": 16, "head_channels": 8}
+    segmentor = kind(net, 5, **small).set_train(False)
+    side = -(-32 // net.feature_strides[0])
+    assert segmentor(Tensor(np.zeros((1, 3, 32, 32), np.float32))).shape == (1, 5, side, side)
