@@ -14,13 +14,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
 
-from acmix_ms.analysis.detections import COVER, DPI, PANEL, colour
+from acmix_ms.analysis.detections import DPI, PANEL, colour
 from acmix_ms.analysis.figures import STYLE, Target, save
 from acmix_ms.errors import printable
 from acmix_ms.maps import IGNORED, UNKNOWN, name_of
 
+COVER = 0.6  # of a class over the picture
 BLACK = (0.0, 0.0, 0.0)  # of what has no class, in a palette
-LEGEND, SHORTEST, ROW = 2.2, 1.2, 0.2  # inches: the width beside a picture, the least height, a class
+LEGEND, SHORTEST, ROW = 288, 160, 26  # pixels: the width beside a picture, the least height, a class
 MOST_LETTERS = 24  # of a name in the legend
 
 
@@ -69,12 +70,12 @@ def plot_segments(pixels: np.ndarray, labels: np.ndarray, class_names: Sequence[
         class_names: what label i is called; ``class i`` by default.
         path: of a PNG, written together with its folder; or a buffer.
     """
-    height, width = (side / DPI for side in pixels.shape[:2])
+    height, width = pixels.shape[:2]
     found, counts = np.unique(labels, return_counts=True)
     shown = found[np.argsort(-counts, kind="stable")].tolist()
     tall = max(height, SHORTEST, ROW * (len(shown) + 1))
     with matplotlib.rc_context({**STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(width + LEGEND, tall))
+        figure = Figure(figsize=((width + LEGEND) / DPI, tall / DPI))
         # The picture keeps its pixels, at the upper left.
         axes = figure.add_axes((0, 1 - height / tall, width / (width + LEGEND), height / tall))
         _show(axes, overlaid(pixels, labels))
@@ -96,7 +97,7 @@ def plot_examples(examples: Sequence[Example], class_names: Sequence[str], path:
     heights = [PANEL * min(1, each.pixels.shape[0] / each.pixels.shape[1]) for each in examples]
     shown = set()
     with matplotlib.rc_context({**STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(2 * PANEL + LEGEND, sum(heights) + 0.3 * len(examples)), layout="constrained")
+        figure = Figure(figsize=(2 * PANEL + LEGEND / DPI, sum(heights) + 0.3 * len(examples)), layout="constrained")
         rows = figure.subplots(len(examples), 2, squeeze=False, gridspec_kw={"height_ratios": heights})
         for (there, found), example in zip(rows, examples):
             # What has no class counts nowhere, so nothing is shown of what is found there.
