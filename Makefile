@@ -1,6 +1,6 @@
-# make quickstart | quickstart-detection | test | lint | smoke. Each makes the environment in .venv first when it is missing.
+# make quickstart | quickstart-detection | quickstart-segmentation | test | lint | smoke. Each makes the environment in .venv first when it is missing.
 # PYTHON=python3.11 make test chooses the interpreter.
-.PHONY: help env lite quickstart quickstart-detection test lint smoke smoke-newest clean
+.PHONY: help env lite quickstart quickstart-detection quickstart-segmentation test lint smoke smoke-newest clean
 
 NEWEST := 2.10.0
 RUN := .venv/bin/python
@@ -10,6 +10,7 @@ help:
 	@echo "make lite          MindSpore Lite with a Python 3.7 in .venv-lite (made once; PYTHON37=... chooses the interpreter)"
 	@echo "make quickstart    train, evaluate, export and verify a small ACmix network: about 3 minutes on a CPU"
 	@echo "make quickstart-detection  the same with a RetinaNet that finds coloured shapes: about five minutes"
+	@echo "make quickstart-segmentation  the same with a Semantic FPN that tells their pixels apart: about five minutes"
 	@echo "make test          the whole test suite"
 	@echo "make lint          style"
 	@echo "make smoke         one forward, train step and export"
@@ -27,6 +28,9 @@ quickstart: env
 
 quickstart-detection: env
 	$(RUN) scripts/quickstart_detection.py
+
+quickstart-segmentation: env
+	$(RUN) scripts/quickstart_segmentation.py
 
 test: env
 	$(RUN) -m pytest -n 2 --dist loadfile

@@ -11,6 +11,7 @@ import numpy as np
 
 IGNORED = 255  # as a label: the pixel has no class that is known, and counts nowhere
 UNKNOWN = -1  # as an answer: the net gave no numbers
+NOTHING = "no answer"  # what pixels of `UNKNOWN` are called
 ROWS = 2**22  # so many scores are compared at once
 
 Size = tuple[int, int]
@@ -76,6 +77,23 @@ def label_map(scores: np.ndarray, sizes: Sequence[Size]) -> np.ndarray:
     for top in range(0, height, rows):
         found[top : top + rows] = classes_of(down[top : top + rows].astype(np.float32) @ wide)
     return found
+
+
+def name_of(label: int, names: Sequence[str] | None) -> str:
+    """What an answer is called; ``class 0`` and so on without names."""
+    if label == UNKNOWN:
+        return NOTHING
+    return f"class {label}" if names is None else names[label]
+
+
+def example_labels(batch: int, height: int, width: int, classes: int) -> np.ndarray:
+    """(B, H, W) int32: squares of 8 pixels of all classes, and a row that does not count; for measurements and trials
+    that have no data.
+    """
+    image, row, column = np.indices((batch, height, width)) // np.array([1, 8, 8]).reshape(3, 1, 1, 1)
+    labels = (image + row + column).astype(np.int32) % classes
+    labels[:, 0] = IGNORED
+    return labels
 
 
 def windows(size: Size, window: Size, stride: Size) -> list[tuple[int, int]]:

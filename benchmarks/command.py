@@ -4,6 +4,7 @@
 beside the official code in a clone that you have (``--rows`` chooses, without ``--against`` only what needs no clone),
 ``--against CLONE --model NAME`` one model beside it; ``--table7`` gives the FPS column of Table 7, ``--table5`` that of
 Table 5, RetinaNets from MINDIR files up to detections and up to maps (on the paper's device with ``--device Ascend``),
+``--table2`` the segmentors of Table 2 beside their plain twins, from MINDIR files, at 512x512 and 512x2048,
 ``--file`` of any MINDIR, ONNX or ``.ms`` file.
 ``--predict ascend910`` measures nothing: it prints what a roofline of that device allows, for the models given or those
 of the paper, and the ratios of Table 5. ``--mode data --config FILE [key=value ...]`` measures how fast training images
@@ -39,6 +40,7 @@ def parse(argv: list[str] | None) -> Namespace:
     parser.add_config(required=False)
     parser.add_argument("--table7", action="store_true", help="acmix_swin_tiny with the four shifts of Table 7")
     parser.add_argument("--table5", action="store_true", help="the pairs of Table 5, exported, at 3x576x576")
+    parser.add_argument("--table2", action="store_true", help="the pairs of Table 2, exported, at 512x512 and 512x2048")
     parser.add_argument("--predict", metavar="DEVICE", help="a roofline of that device: ascend910; runs nothing")
     parser.add_argument("--against", metavar="CLONE", help="a clone of github.com/LeapLabTHU/ACmix")
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="some rows of the table of targets, or their sessions")
@@ -61,15 +63,18 @@ def parse(argv: list[str] | None) -> Namespace:
         return check_data(args)
     if args.predict:
         return check_prediction(args)
-    kinds = [bool(args.model), bool(args.file), args.table5, args.table7, bool(args.rows)]
+    kinds = [bool(args.model), bool(args.file), args.table2, args.table5, args.table7, bool(args.rows)]
     if sum(kinds) > 1 or not (any(kinds) or args.against):
-        what = "--model NAME, --table7, --table5, --file FILE, --rows ROW, or --against CLONE for the table of targets"
+        what = (
+            "--model NAME, --table7, --table5, --table2, --file FILE, --rows ROW, or --against CLONE for the table of "
+            "targets"
+        )
         raise UserError(f"give one of {what}")
-    one_mode = args.table5 or (args.table7 and len(args.mode or ()) == 1)
+    one_mode = args.table5 or args.table2 or (args.table7 and len(args.mode or ()) == 1)
     if args.mode and not args.model and not one_mode:
-        what = "goes with --model and --table5, or one with --table7; rows have theirs"
+        what = "goes with --model, --table5 and --table2, or one with --table7; rows have theirs"
         raise UserError(f"--mode {' '.join(args.mode)}: {what}")
-    args.mode = args.mode or (list(RELOADED[:2]) if args.table5 else ["infer"])
+    args.mode = args.mode or (list(RELOADED[:2]) if args.table5 else ["mindir" if args.table2 else "infer"])
     if args.file and (args.image_size or args.against or args.precision != "fp32"):
         raise UserError("--file: a file has its size and precision; leave out --image-size, --precision and --against")
     if args.precision != "fp32" and set(args.mode) & set(RELOADED):
@@ -94,8 +99,9 @@ def check_data(args: Namespace) -> Namespace:
         raise UserError(f"{args.config or args.overrides[0]}: a configuration goes with --mode data alone")
     if not args.config:
         raise UserError("--mode data: give --config FILE, such as configs/classification/acmix_resnet50_imagenet.yaml")
-    if args.model or args.file or args.table5 or args.table7 or args.rows or args.against or args.predict:
-        kinds = "--model, --file, --table5, --table7, --rows, --against and --predict"
+    tables = args.table2 or args.table5 or args.table7
+    if args.model or args.file or tables or args.rows or args.against or args.predict:
+        kinds = "--model, --file, --table2, --table5, --table7, --rows, --against and --predict"
         raise UserError(f"--mode data measures no model: leave out {kinds}")
     if args.batch or args.image_size:
         raise UserError("--mode data: give data.batch_size=N and data.image_size=N instead of --batch and --image-size")
@@ -108,9 +114,9 @@ def check_prediction(args: Namespace) -> Namespace:
     from acmix_ms.analysis.roofline import find_device
     from models import list_models
 
-    if args.table5 or args.table7 or args.file or args.rows or args.against or args.mode:
+    if args.table2 or args.table5 or args.table7 or args.file or args.rows or args.against or args.mode:
         raise UserError(
-            "--predict measures nothing: leave out --file, --table5, --table7, --rows, --against and --mode"
+            "--predict measures nothing: leave out --file, --table2, --table5, --table7, --rows, --against and --mode"
         )
     find_device(args.predict, runs.PREDICTED_PRECISION)
     known = list_models(task="classification")
@@ -124,8 +130,10 @@ def check_prediction(args: Namespace) -> Namespace:
 def check_official(args: Namespace) -> None:
     """``--against`` goes with what the official code can do, and needs a Python that runs it."""
     args.against = clone.require(args.against)
-    if args.table7 or args.table5:
-        table = "--table7: the official code has one of its four rows only" if args.table7 else "--table5: is of ours"
+    if args.table7 or args.table5 or args.table2:
+        table = f"--table{5 if args.table5 else 2}: is of ours"
+        if args.table7:
+            table = "--table7: the official code has one of its four rows only"
         raise UserError(f"{table}; leave --against out")
     for name in args.model or ():
         if name not in clone.MODELS:
@@ -164,7 +172,7 @@ def main(argv: list[str] | None = None) -> int:
                         args.official_python)  # fmt: skip
     report = Report(folder, environment(threads=args.threads, precision=args.precision), protocol)
     kinds = ((args.model, runs.run_models), (args.file, runs.run_files), (args.table5, runs.run_table5),
-             (args.table7, runs.run_table7))  # fmt: skip
+             (args.table7, runs.run_table7), (args.table2, runs.run_table2))  # fmt: skip
     run = next((one for asked, one in kinds if asked), runs.run_rows)
     try:
         run(args, settings, report)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from acmix_ms import config
-from acmix_ms.analysis.reported import TABLE5_SIZE
+from acmix_ms.analysis.reported import TABLE2, TABLE5_SIZE
 from acmix_ms.errors import UserError
 from benchmarks import targets
 from benchmarks.protocol import BATCH, GEMM, SIZE, Spec
@@ -22,16 +22,20 @@ from benchmarks.worker import WorkerError
 PREDICTED = ("resnet50", "acmix_resnet50", "swin_tiny", "acmix_swin_tiny", "pvt_tiny", "acmix_pvt_tiny", "san10",
              "acmix_san10")  # fmt: skip
 PREDICTED_PRECISION = "fp16"  # of published peak rates, the only one
+TABLE2_SIZES = ((512, 512), (512, 2048))  # the crops that train, and what the paper counts
 TABLE7 = {"tensor": ("Tensor shifts", 313), "fixed": ("Fixed kernel", 419), "random": ("Random init", 419),
           "learned": ("Group conv", 419)}  # fmt: skip
 
 
 def own_size(model: str) -> int:
-    """Side of the images that a model is made for: a model for digits says little at 224; Table 5's of detectors."""
+    """Side of the images that a model is made for: a model for digits says little at 224; Table 5's of detectors,
+    the crops' of segmentors.
+    """
     from models import model_task
 
-    if model_task(model) == "detection":
-        return TABLE5_SIZE
+    task = model_task(model)
+    if task != "classification":
+        return {"detection": TABLE5_SIZE, "segmentation": TABLE2_SIZES[0][0]}[task]
     return config.for_model(model).data.image_size
 
 
@@ -117,6 +121,35 @@ def run_table5(args: Namespace, settings: Settings, report: Report) -> None:
             paper = f"{pair.acmix_fps} : {pair.plain_fps}", f"{pair.ratio:.2f}", pair.known
             rows.append((pair.acmix, ours[0], pair.plain, ours[1], ratio, end, *paper))
         report.add(pair.acmix, measured)
+
+
+def run_table2(args: Namespace, settings: Settings, report: Report) -> None:
+    """The pairs of Table 2 one by one, in each size and form in turns; of speed the paper has nothing."""
+    sizes = [(args.image_size, args.image_size)] if args.image_size else TABLE2_SIZES
+    plans: dict[tuple, dict] = {}
+    for plain, acmix in zip(TABLE2[::2], TABLE2[1::2]):
+        for size in sizes:
+            given = {"batch": args.batch or 1, "image_size": size}
+            plans[acmix, plain, size] = {
+                (row, form): Spec(row.model, form, **given) for form in args.mode for row in (acmix, plain)
+            }
+    macs = count([spec for specs in plans.values() for spec in specs.values()], settings)
+    header = ("size", "ACmix", "img/s", "plain", "img/s", "ratio", "form", "multiply-adds: ratio",
+              "paper: G multiply-adds")  # fmt: skip
+    rows: list[tuple] = []
+    report.tables["Table 2 (paper: multiply-adds at 512x2048, no speed)"] = (header, rows)
+    for (acmix, plain, size), specs in plans.items():
+        told = "x".join(map(str, size))
+        print(f"{acmix.model} : {plain.model}, {told}", flush=True)
+        measured = Session(settings).measure([*specs.values(), GEMM], macs)
+        for form in args.mode:
+            pair = [specs[row, form] for row in (acmix, plain)]
+            fps = [measured[spec].record()["images_per_second"] for spec in pair]
+            ours = [f"{one:.2f}" if one else "failed" for one in fps]
+            ratio, work = f"{fps[0] / fps[1]:.2f}" if all(fps) else "-", macs[pair[0]] / macs[pair[1]]
+            paper = f"{acmix.flops} : {plain.flops}"
+            rows.append((told, acmix.model, ours[0], plain.model, ours[1], ratio, form, f"{work:.2f}", paper))
+        report.add(f"{acmix.model} {told}", measured)
 
 
 def run_files(args: Namespace, settings: Settings, report: Report) -> None:

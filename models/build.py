@@ -127,7 +127,9 @@ def config_of_export(path: str, overrides: Sequence[str] = ()) -> config.Config:
     known = [f"task={about.task}", "model.num_classes=null"]
     known += [f"data.interpolation={prepare.interpolation}", f"data.resize={prepare.resize_method}"]
     if about.canvas is not None:
-        sides = dict(zip(("height", "width"), about.input_shape[2:]), turns="false", max_side=about.canvas["max_side"])
+        sides = dict(zip(("height", "width"), about.input_shape[2:]), max_side=about.canvas["max_side"])
+        if about.task == "detection":
+            sides["turns"] = "false"
         known += [f"data.canvas.{key}={'null' if value is None else value}" for key, value in sides.items()]
         known.append(f"data.canvas.short_sides=[{about.canvas['short_side']}]")
     else:

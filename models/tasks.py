@@ -19,7 +19,7 @@ from acmix_ms.errors import UserError
 
 from . import build, exports
 from .detection import detect
-from .segmentation import Inference, segment, segment_with
+from .segmentation import Inference, segment
 
 
 class Task(NamedTuple):
@@ -135,7 +135,12 @@ def evaluate_export(cfg: Config, file: Runner, *, rank: int = 0, size: int = 1) 
     Raises:
         UserError: it takes images of another size.
     """
-    loader = _loader(cfg, "val", rank=rank, size=size, seed=cfg.seed)
+    part = {"rank": rank, "size": size, "seed": cfg.seed}
+    if cfg.task == "segmentation":
+        about, inference = description.read(file.path), inference_of(cfg)
+        # Whole images are prepared as the file's description says, so that each fits its input.
+        part["within"] = None if inference.window else exports.canvas_of(about)
+    loader = _loader(cfg, "val", **part)
     num_classes = loader.require_classes(cfg.model.num_classes)
     if cfg.task == "detection":
         about = description.read(file.path)
@@ -144,18 +149,24 @@ def evaluate_export(cfg: Config, file: Runner, *, rank: int = 0, size: int = 1) 
         def predict(images, places):
             return find(images.asnumpy(), places[:, :2])
     elif cfg.task == "segmentation":
-        masks, inference = False, inference_of(cfg)
-
-        def run(images):
-            return next(iter(file.outputs(images).values()))
+        _require_same_classes(file, about, num_classes)
+        segment_by_file, masks = exports.segmenter_of(file, about, inference), False
 
         def predict(images, places):
-            return segment_with(run, images.asnumpy(), places[:, 2:], inference)
+            return segment_by_file(images.asnumpy(), places[:, 2:])
     else:
         file.check_size(cfg.data.image_size)
         predict, masks = file.predictor(num_classes), False
     evaluator = evaluators(cfg, loader, masks=masks)()
     return evaluation.evaluate(None, loader, predict, evaluator), evaluator
+
+
+def _require_same_classes(file: Runner, about: description.Description, num_classes: int) -> None:
+    if about.num_classes != num_classes:
+        raise UserError(
+            f"{file.path} tells {about.num_classes} classes apart, the data have {num_classes}: give the data that it "
+            "was trained on, or another file"
+        )
 
 
 def _detecting(net: nn.Cell) -> Predictor:

@@ -98,12 +98,15 @@ def build_net(job: Job):
     from acmix_ms.ops.fuse import fuse_for_export
     from models.detection import Detector
     from models.detection.end_to_end import end_to_end
+    from models.segmentation import Labelled, Segmentor
 
     net = seeded(job)
     if job.mode != "infer":
         net = fuse_for_export(net, "Ascend")
     if isinstance(net, Detector):
         net = end_to_end(net, 2 * (job.image_size,))
+    if isinstance(net, Segmentor) and job.mode != "infer":
+        net = Labelled(net, 2 * (job.image_size,))  # which has all that a file of logits has
     if job.precision == "fp16":
         net = Half(net)
     return net.set_train(False)
@@ -128,6 +131,7 @@ def build_step(job: Job, images: np.ndarray):
     from acmix_ms import config
     from acmix_ms.engine import losses
     from acmix_ms.engine.trainer import Trainer
+    from acmix_ms.maps import example_labels
     from models import model_task
     from models.detection.base import example_targets
 
@@ -143,6 +147,9 @@ def build_step(job: Job, images: np.ndarray):
     loss, targets = losses.classification(), [(np.arange(batch) % 10).astype(np.int32)]
     if task == "detection":
         loss, targets = losses.by_name(net.terms), example_targets(net, batch, 2 * (job.image_size,))
+    if task == "segmentation":
+        labels = example_labels(batch, job.image_size, job.image_size, net.num_classes)
+        loss, targets = losses.by_name(net.terms), [labels]
     trainer = Trainer(net, cfg, loader, None, loss=loss)
     trainer.model.set_train(True)
 

@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "postprocess": set(),
     "masks": {"errors", "postprocess"},
     "ops": BASE | {"maps"},
-    "analysis": BASE | {"ops", "objects", "postprocess", "backbone"},
+    "analysis": BASE | {"ops", "objects", "postprocess", "maps", "backbone"},
     "data": BASE | {"config", "files", "objects", "masks", "maps"},
     "engine": BASE | {"config", "files", "machine", "ops", "data", "analysis", "backbone"} | ANSWERS,
     "launch": BASE | {"config", "engine"},

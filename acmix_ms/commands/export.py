@@ -23,6 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--target", choices=DEVICES, help="its costs choose the forms; default: this one")
     parser.add_argument("--num-classes", type=positive_int, metavar="N", help="default: of the checkpoint, or 1000")
     parser.add_argument("--raw", action="store_true", help="of a detector: its maps, without what makes boxes of them")
+    parser.add_argument("--labels", action="store_true", help="of a segmentor: classes of pixels, not its logits")
     parser.add_argument("--force", action="store_true", help="replace an existing output")
     parser.add_flag("fuse", help="fold all that evaluation does not need (default)")
     args = parser.parse_intermixed_args(argv)

@@ -13,7 +13,7 @@ from acmix_ms.models import build
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the most probable classes, or the objects, of each image; 1 if some images could not be read."""
+    """Print classes, objects or the classes of pixels, for each image; 1 if some images could not be read."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("images", nargs="+", metavar="IMAGE|FOLDER", help="files, and folders with all below them")
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help=f"weights, or {', '.join(SUFFIXES)}")
@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--threshold", type=share, default=0.3, metavar="SCORE", help="of detections; 0.3")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--output", metavar="FILE.json", help="also write the JSON there")
-    parser.add_argument("--draw", metavar="FOLDER", help="of a detector: draw what it finds, as PNG")
+    parser.add_argument("--draw", metavar="FOLDER", help="of a detector or segmentor: draw what it finds, as PNG")
     parser.add_argument("--attention", metavar="FOLDER", help="draw where the middle of each image looks, as PNG")
     args = parser.parse_args(argv)
     args.overrides = []
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     # Attention is caught by hooks, which graphs do not have.
     net = answers.open_answers(args, names, mode="pynative" if args.attention else "graph")
     if args.draw and net.draw is None:
-        raise UserError(f"--draw: {args.checkpoint} is a classifier, which finds no objects; leave it out")
+        raise UserError(f"--draw: {args.checkpoint} is a classifier, which finds no objects or regions; leave it out")
     found = []
     for predicted in net.predictions(files):
         found.append(predicted.as_dict())

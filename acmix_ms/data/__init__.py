@@ -26,6 +26,7 @@ def create_loader(
     prepare: Callable | None = None,
     masks: bool = False,
     segments: bool = False,
+    within: tuple[int, int] | None = None,
 ) -> Loader:
     """Build the loader of one split, which checks the files it can check cheaply.
 
@@ -36,6 +37,7 @@ def create_loader(
         seed: decides order and augmentation, together with the epoch.
         prepare, masks: of coco and shapes, see `acmix_ms.data.coco.CocoLoader`.
         segments: with classes of pixels, of ade20k, pairs and shapes: see `acmix_ms.data.segments.SegmentLoader`.
+        within: of these, see `acmix_ms.data.segments.WholeReader`.
 
     Raises:
         UserError: unknown split, missing or unusable data.
@@ -52,7 +54,7 @@ def create_loader(
             raise UserError(f"data.name={config.name}: its pixels have no classes; give {', '.join(OF_PIXELS)}")
         from acmix_ms.data.segments import SegmentLoader
 
-        return SegmentLoader(config, split, rank=rank, size=size, seed=seed)
+        return SegmentLoader(config, split, rank=rank, size=size, seed=seed, within=within)
     if config.name in ("coco", "shapes"):
         from acmix_ms.data.coco import CocoLoader
 

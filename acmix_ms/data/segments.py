@@ -5,6 +5,9 @@ Labels go with the training crops only: evaluation compares answers with labels 
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
+
 import numpy as np
 from PIL import Image
 
@@ -14,7 +17,7 @@ from acmix_ms.data.canvas import FLIP, Crop, Placement, Size, put, ratio_for, sc
 from acmix_ms.data.encoded import PlacedLoader
 from acmix_ms.data.images import UnreadableImageError, read_bytes, stored_size
 from acmix_ms.data.loader import PADDING
-from acmix_ms.data.preprocess import preprocess_of
+from acmix_ms.data.preprocess import Preprocess, preprocess_of
 from acmix_ms.errors import UserError
 from acmix_ms.maps import IGNORED
 
@@ -22,6 +25,58 @@ CROPPING, COLOURING = 7, 8  # streams of random numbers, beside those of loader.
 ATTEMPTS = 10  # to find a crop that is not of one class
 ALIGNED = 32  # pixels: the sides of whole images are multiples, as the authors of PVT have it
 BRIGHTNESS, CONTRAST, SATURATION, HUE = 32.0, (0.5, 1.5), (0.5, 1.5), 18.0  # the last one of 180 for the circle
+
+
+@dataclass(frozen=True)
+class WholeReader:
+    """What evaluation does to a picture: resized with about its ratio, so that it fills sides that are multiples of
+    `ALIGNED`.
+
+    Attributes:
+        short_side, max_side: of the picture before its sides are rounded up; the latter None: any.
+        preprocess: whose steps for pixels follow.
+        within: (height, width), multiples of `ALIGNED`, that no picture exceeds, such as those that a file takes: what
+            would be larger is scaled down.
+    """
+
+    short_side: int
+    max_side: int | None
+    preprocess: Preprocess
+    within: Size | None = None
+
+    @classmethod
+    def of(cls, config: DataConfig, within: Size | None = None) -> WholeReader:
+        """As the validation loader of ``config`` does it.
+
+        Raises:
+            UserError: a key without which there is no size is not given.
+        """
+        if not config.canvas.short_sides:
+            raise UserError("data.canvas.short_sides is not set: give it, as data.canvas.short_sides=[512]")
+        return cls(max(config.canvas.short_sides), config.canvas.max_side, preprocess_of(config), within)
+
+    def size(self, original: Size) -> Size:
+        """(height, width) of a picture once it is resized."""
+        ratio = ratio_for(original, self.short_side, self.max_side)
+        if self.within:
+            ratio = min(ratio, *(most / side for most, side in zip(self.within, original)))
+        height, width = (-(-side // ALIGNED) * ALIGNED for side in scaled(original, ratio))
+        return height, width
+
+    def __call__(self, path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
+        """(3, h, w) float32, and the row (4,) of its `Placement`.
+
+        Raises:
+            UserError: there is no image in the file that can be read.
+        """
+        return self.placed(self.preprocess.pixels(path))
+
+    def placed(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same of (H, W, 3) uint8."""
+        size, steps = self.size(pixels.shape[:2]), self.preprocess
+        place, out = Placement(pixels.shape[:2], size, size), np.empty((3, *size), np.float32)
+        put(place.picture(pixels, steps.interpolation, steps.resize_method), steps.normalize, out)
+        return out, place.row()
 
 
 class SegmentLoader(PlacedLoader):
@@ -32,12 +87,24 @@ class SegmentLoader(PlacedLoader):
 
     Size, crop, flip and colours of an image are one of seed, epoch and its place in the epoch.
 
+    Args:
+        within: see `WholeReader`.
+
     Attributes:
         pairs: the files.
         crop: (height, width) of what trains.
     """
 
-    def __init__(self, config: DataConfig, split: str, *, rank: int = 0, size: int = 1, seed: int = 0):
+    def __init__(
+        self,
+        config: DataConfig,
+        split: str,
+        *,
+        rank: int = 0,
+        size: int = 1,
+        seed: int = 0,
+        within: Size | None = None,
+    ):
         for name, example in (("height", "512"), ("width", "512"), ("short_sides", "[512]")):
             if not getattr(config.canvas, name):
                 raise UserError(f"data.canvas.{name} is not set: give it, as data.canvas.{name}={example}")
@@ -45,6 +112,7 @@ class SegmentLoader(PlacedLoader):
         self.crop: Size = (config.canvas.height, config.canvas.width)
         self._preprocess = preprocess_of(config)
         self._short_side, self._max_side = max(config.canvas.short_sides), config.canvas.max_side
+        self._whole = WholeReader.of(config, within)
         groups, self._sizes = None, [self.crop]
         if split != "train":
             found = [self.whole(stored_size(path) or self.crop) for path in self.pairs.labels]
@@ -63,8 +131,7 @@ class SegmentLoader(PlacedLoader):
 
     def whole(self, size: Size) -> Size:
         """What evaluation resizes an image to."""
-        height, width = scaled(size, ratio_for(size, self._short_side, self._max_side))
-        return -(-height // ALIGNED) * ALIGNED, -(-width // ALIGNED) * ALIGNED
+        return self._whole.size(size)
 
     def read(self, sample: int) -> tuple[bytes, int]:
         """The file of a sample, and the sample itself; see `EncodedLoader`."""

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from acmix_ms.deploy.runner import LOGITS
+from acmix_ms.maps import label_map
 from acmix_ms.postprocess import iou
 
 # Of the largest output. On CPU in float32 a reloaded MINDIR is bitwise equal; other runtimes add up in another order.
@@ -17,6 +19,7 @@ TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2}
 DETECTIONS = ("boxes", "scores", "labels")  # outputs of a detector whose file ends in objects
 PARTNERS = 0.9  # IoU of an object in two lists
 CERTAIN = 0.1  # twice the score from which on detections are given
+TIES = 1e-3  # of the pixels of label maps: so many may have another class, where a rounding decides between two
 
 
 class VerificationError(RuntimeError):
@@ -47,12 +50,49 @@ class Difference(NamedTuple):
         """Whether this is no more than ``tolerance``, relative; nan is not."""
         return self.relative <= tolerance
 
+    def allowed(self, tolerance: float) -> str:
+        """What `within` asks for, in words."""
+        return f"{tolerance:g}"
+
 
 class LabelDifference(Difference):
     """`Difference` of integers, which are equal or not."""
 
     def __str__(self) -> str:
         return f"{self.agreeing} of {self.images} labels the same"
+
+
+class LabelMapDifference(LabelDifference):
+    """`LabelDifference` of maps of labels: a share of `TIES` always passes, a larger one where more is tolerated."""
+
+    def within(self, tolerance: float) -> bool:
+        """See `Difference`."""
+        return self.relative <= max(tolerance, TIES)
+
+    def allowed(self, tolerance: float) -> str:
+        """See `Difference`."""
+        return f"{max(tolerance, TIES):.1%} of the labels"
+
+
+class ScoreMapDifference(Difference):
+    """`Difference` of a segmentor's logits; ``agreeing`` pixels of ``images`` pixels get the same class from them."""
+
+    @property
+    def labels(self) -> LabelMapDifference:
+        """That of the classes."""
+        other = self.images - self.agreeing
+        return LabelMapDifference(float(other > 0), other / self.images, self.agreeing, self.images)
+
+    def __str__(self) -> str:
+        return f"{self.absolute:.3g} absolute, {self.relative:.3g} of the largest output, {self.labels}"
+
+    def within(self, tolerance: float) -> bool:
+        """See `Difference`; and the classes are within as well."""
+        return super().within(tolerance) and self.labels.within(tolerance)
+
+    def allowed(self, tolerance: float) -> str:
+        """See `Difference`."""
+        return f"{tolerance:g}, and other classes for {self.labels.allowed(tolerance)}"
 
 
 @dataclass(frozen=True)
@@ -85,6 +125,10 @@ class Differences:
         """Whether no output differs by more than ``tolerance``, relative; nan does."""
         return all(found.within(tolerance) for found in self.outputs.values())
 
+    def allowed(self, tolerance: float) -> str:
+        """What `within` asks for, in words."""
+        return self.worst.allowed(tolerance)
+
 
 def compare(given: np.ndarray, expected: np.ndarray) -> Difference:
     """The difference of one output for a batch, (B, ...): in float64, or of integers one by one.
@@ -100,7 +144,8 @@ def compare(given: np.ndarray, expected: np.ndarray) -> Difference:
     if all(integers):
         given, expected = given.astype(np.int64), expected.astype(np.int64)
         same = int((given == expected).sum())
-        return LabelDifference(float(np.abs(given - expected).max()), 1 - same / given.size, same, given.size)
+        kind = LabelDifference if given.ndim < 3 else LabelMapDifference
+        return kind(float(np.abs(given - expected).max()), (given.size - same) / given.size, same, given.size)
     given, expected = given.astype(np.float64), expected.astype(np.float64)
     absolute = float(np.abs(given - expected).max())
     relative = absolute / max(float(np.abs(expected).max()), 1e-12)
@@ -149,8 +194,24 @@ def compare_detections(given: Mapping[str, np.ndarray], expected: Mapping[str, n
     return Differences(found)
 
 
-def compare_outputs(given: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> Differences:
-    """`compare` for each of several named outputs.
+def compare_logits(given: np.ndarray, expected: np.ndarray, size: tuple[int, int]) -> ScoreMapDifference:
+    """`compare` of a segmentor's logits (B, classes, h, w), and of the classes that they give the pixels of images of
+    ``size``.
+
+    Raises:
+        VerificationError: see `compare`.
+    """
+    found, same = compare(given, expected), 0
+    for one, other in zip(given, expected):
+        same += int((label_map(one, [size]) == label_map(other, [size])).sum())
+    return ScoreMapDifference(found.absolute, found.relative, same, len(given) * size[0] * size[1])
+
+
+def compare_outputs(
+    given: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], size: tuple[int, int] | None = None
+) -> Differences:
+    """`compare` for each of several named outputs; ``size`` is (height, width) of the images, of which a segmentor's
+    logits tell the classes.
 
     Raises:
         VerificationError: other names, or see `compare`; the output is named where there are several.
@@ -163,7 +224,8 @@ def compare_outputs(given: Mapping[str, np.ndarray], expected: Mapping[str, np.n
     found = {}
     for name, values in given.items():
         try:
-            found[name] = compare(values, expected[name])
+            segments = size is not None and name == LOGITS and values.ndim == 4
+            found[name] = compare_logits(values, expected[name], size) if segments else compare(values, expected[name])
         except VerificationError as error:
             raise VerificationError(f"{name}: {error}" if len(given) > 1 else str(error)) from error
     return Differences(found)

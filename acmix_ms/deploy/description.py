@@ -37,6 +37,12 @@ DETECTOR = (
     Output("scores", "0 to 1; 0 where there is nothing"),
     Output("labels", "the class; -1 where there is nothing"),
 )
+SEGMENTOR = Output(
+    LOGITS,
+    "one number for each class and place of a grid over the input; enlarged to the input and then to the picture, the "
+    "largest is the class of a pixel",
+)
+LABELS = Output("labels", "the class of each pixel of the input; the picture's pixels get that of the nearest")
 MASKS = Output("masks", "0 to 1, of the parts of each box: is it the object?; from 0.5 on, once stretched over the box")
 SOFTMAX = {"operation": "softmax", "output": LOGITS, "axis": 1}
 
@@ -60,7 +66,9 @@ class Description:
         sha256: of the file, in hexadecimal digits; "" where an earlier version wrote the description.
         canvas: of a detector how a picture of any size becomes the input: scaled so that its shorter side is
             ``short_side`` and its longer one at most ``max_side`` (where that is no null) and it fits the input, then
-            padded with zeros at the right and below. ``resize`` and ``crop`` of ``preprocess`` mean nothing then.
+            padded with zeros at the right and below. ``resize`` and ``crop`` of ``preprocess`` mean nothing then. Of a
+            segmentor the same, but the sides of the scaled picture are rounded up to the next ``multiple``, which it
+            is stretched to fill.
     """
 
     model: str
@@ -157,6 +165,8 @@ def from_dict(values: dict) -> Description:
         shapes = [output.shape for output in about.outputs]
         if len(shapes) != 1 or (shapes[0] and shapes[0][1:] != (about.num_classes,)):
             raise ValueError(f"outputs: a classifier has one, of batch x {about.num_classes}")
+    if about.task == "segmentation" and len(about.outputs) != 1:
+        raise ValueError("outputs: a segmentor has one")
     return about
 
 
@@ -251,6 +261,11 @@ def _postprocess(name: str, value) -> dict:
     return value
 
 
+def _canvas(name: str, value) -> dict:
+    keys = {"short_side": _Key(_count), "max_side": _Key(_or_null(_count)), "multiple": _Key(_count, None)}
+    return {key: part for key, part in _object(name, value, keys).items() if (key, part) != ("multiple", None)}
+
+
 def _sha256(name: str, value) -> str:
     if not isinstance(value, str) or not re.fullmatch("([0-9a-f]{64})?", value):
         raise ValueError(f"{name}={value!r} is no sha256")
@@ -276,7 +291,5 @@ _SCHEMA = {
     "classes": _Key(_or_null(_list(_text))),
     "verified": _Key(_or_null(_verified), None),
     "sha256": _Key(_sha256, ""),
-    "canvas": _Key(
-        lambda name, value: _object(name, value, {"short_side": _Key(_count), "max_side": _Key(_or_null(_count))}), None
-    ),
+    "canvas": _Key(_canvas, None),
 }

@@ -249,7 +249,8 @@ def _prove(
         print(f"reloaded {path.name}, batch {len(batches[0])}: largest difference {difference}", flush=True)
         if not difference.within(tolerance):
             raise VerificationError(
-                f"{path}: the reloaded file differs by {difference}; allowed is {tolerance:g}; it was removed"
+                f"{path}: the reloaded file differs by {difference}; allowed is {difference.allowed(tolerance)}; "
+                "it was removed"
             )
         found.append(difference)
     return max(found, key=lambda difference: difference.relative)
@@ -280,7 +281,8 @@ def verify(file: str | os.PathLike | Runner, cell, batches: Sequence[np.ndarray]
     if len(names) != len(expected):
         raise VerificationError(f"{file.path} has {len(names)} outputs, expected {len(expected)}: is it another model?")
     try:
-        return compare_outputs(dict(zip(names, given)), dict(zip(names, expected)))
+        size = tuple(batches[0].shape[2:])
+        return compare_outputs(dict(zip(names, given)), dict(zip(names, expected)), size)
     except VerificationError as error:
         raise VerificationError(f"{file.path} {error}") from error
 

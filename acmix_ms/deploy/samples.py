@@ -10,6 +10,7 @@ from acmix_ms.config import DataConfig
 from acmix_ms.data import create_loader
 from acmix_ms.data.canvas import CanvasReader
 from acmix_ms.data.preprocess import Preprocess
+from acmix_ms.data.segments import WholeReader
 from acmix_ms.errors import UserError
 
 COUNT = 8
@@ -36,6 +37,21 @@ def real_canvases(data: DataConfig, reader: CanvasReader) -> np.ndarray:
         from sklearn.datasets import load_sample_images
 
         return np.stack([reader.placed(picture)[0] for picture in load_sample_images().images])
+
+
+def real_wholes(data: DataConfig, reader: WholeReader) -> np.ndarray:
+    """The same of segmentors, on arrays of ``reader.within``, padded with zeros: (N, 3, H, W) float32."""
+    try:
+        loader = create_loader(replace(data, batch_size=COUNT), "val", segments=True)
+        found = [reader(loader.name(sample))[0] for sample in range(min(COUNT, loader.num_samples))]
+    except UserError:  # a net is often exported where its data are not
+        from sklearn.datasets import load_sample_images
+
+        found = [reader.placed(picture)[0] for picture in load_sample_images().images]
+    images = np.zeros((len(found), 3, *reader.within), np.float32)
+    for image, whole in zip(images, found):
+        image[:, : whole.shape[1], : whole.shape[2]] = whole
+    return images
 
 
 def photographs(preprocess: Preprocess, count: int = COUNT) -> np.ndarray:

@@ -102,7 +102,8 @@ class Ours(Job):
         from acmix_ms.ops import fuse
         from models import model_task
 
-        detector = source == "ours" and model_task(model) == "detection"
+        task = model_task(model) if source == "ours" else "classification"
+        detector = task == "detection"
         if form in OF_DETECTORS + ("export-raw",) and not detector:
             raise Refusal(f"--mode {form}: {model} is no detector; choose another")
         if form in RELOADED:
@@ -116,7 +117,7 @@ class Ours(Job):
             fuse.randomise(net)
         self.exchange_weights(net, load, save)
         if form.startswith("train"):
-            self.train(net, model, precision, detector, maps_only=form == "train-maps")
+            self.train(net, model, precision, task, maps_only=form == "train-maps")
             return
         net.set_train(False)
         if form == "deploy":
@@ -187,21 +188,26 @@ class Ours(Job):
         if save:
             checkpoint.save(save, net.parameters_dict())
 
-    def train(self, net, model: str, precision: str, detector: bool, maps_only: bool) -> None:
+    def train(self, net, model: str, precision: str, task: str, maps_only: bool) -> None:
         """One step of train.py: `Trainer`'s own, and the learning rate that is set before each; of a detector the
-        targets of its images as well, which a loader's threads make.
+        targets of its images as well, which a loader's threads make; of a segmentor labels.
         """
         from acmix_ms.engine import losses
         from acmix_ms.engine.optim import set_learning_rate
         from acmix_ms.engine.trainer import Trainer
 
         keys = {"optim.name": "adamw", "optim.lr": LEARNING_RATE, "optim.weight_decay": WEIGHT_DECAY}
-        keys.update({"train.precision": precision, "run_dir": "runs"})  # nothing is written there
+        keys.update({"train.precision": precision, "run_dir": "runs", "task": task})  # nothing is written there
         loss, targets = None, lambda: [self.labels]
-        if detector:
+        if task == "segmentation":
+            from acmix_ms.maps import example_labels
+
+            batch, _, *sides = self.images.shape
+            labels = runtime.to_device(example_labels(batch, *sides, net.num_classes))
+            loss, targets = losses.by_name(net.terms), lambda: [labels]
+        if task == "detection":
             from models.detection.base import example_targets
 
-            keys["task"] = "detection"
             batch, _, *canvas = self.images.shape
             loss = mean_square if maps_only else losses.by_name(net.terms)
 

@@ -265,6 +265,33 @@ def test_table5_measures_each_pair_from_files_at_the_papers_size(tmp_path, monke
     assert (rows[1]["ratio"], rows[3]["plain"]) == ("-", "retinanet_pvt_large")  # no seconds: it failed
 
 
+def test_table2_measures_each_pair_in_both_sizes(tmp_path, monkeypatch):
+    sessions = []
+
+    class Fake(Session):
+        def measure(self, specs, macs=None):
+            sessions.append([spec for spec in specs if spec.source == "ours"])
+            return dict(measured(spec, *([0.02 if "acmix" in spec.model else 0.03] if "tiny" in spec.model else []))
+                        for spec in specs)  # fmt: skip
+
+    monkeypatch.setattr(runs, "Session", Fake)
+    monkeypatch.setattr(
+        runs, "count_macs", lambda specs, settings: {spec: 3 if "acmix" in spec.model else 2 for spec in specs}
+    )
+    assert command.main(["--table2", "--output", str(tmp_path)]) == 0
+    assert len(sessions) == 8 and {spec.form for specs in sessions for spec in specs} == {"mindir"}
+    for specs in sessions:
+        ours, plain = specs
+        assert ours.model.replace("acmix_", "") == plain.model and ours.shape == plain.shape
+    assert [specs[0].shape for specs in sessions[:2]] == [(1, 3, 512, 512), (1, 3, 512, 2048)]
+    rows = next(iter(json.loads((tmp_path / "benchmark.json").read_text())["tables"].values()))
+    assert len(rows) == 8 and rows[0]["ratio"] == "1.50" and rows[0]["multiply-adds: ratio"] == "1.50"
+    assert (rows[1]["size"], rows[1]["paper: G multiply-adds"]) == ("512x2048", "160 : 158")
+    assert rows[2]["ratio"] == "-" and rows[7]["plain"] == "upernet_swin_small"
+    assert command.main(["--table2", "--image-size", "64", "--output", str(tmp_path), "--force"]) == 0
+    assert [specs[0].shape for specs in sessions[8:]] == [(1, 3, 64, 64)] * 4
+
+
 def count_of_digits():
     from acmix_ms.analysis.complexity import complexity
     from models import create_model

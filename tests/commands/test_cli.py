@@ -169,7 +169,7 @@ def test_train_mistakes(call, tmp_path, monkeypatch):
         assert not (tmp_path / "new").exists()
     seven = wrong(call, *base, "model.num_classes=7")
     assert "model.num_classes=7, but the data have 10 classes: leave model.num_classes out" in seven
-    assert "task=segmentation: not built yet" in wrong(call, *base, "task=segmentation")
+    assert "data.name=digits: its pixels have no classes; give ade20k" in wrong(call, *base, "task=segmentation")
     assert "bf16" in wrong(call, *base, "train.precision=bf16")
     assert "none.ckpt does not exist" in wrong(call, *base, "model.init_checkpoint=none.ckpt")
     assert "runtime.device=GPU" in wrong(call, *base, "runtime.device=GPU")

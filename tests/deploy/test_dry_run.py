@@ -59,9 +59,10 @@ def test_every_family_runs_on_the_ai_core_alone(soc, models):
 
 @needs_stand_in
 @pytest.mark.slow
-def test_a_detector_runs_on_the_ai_core_alone_from_images_to_boxes():
+def test_detectors_and_segmentors_run_on_the_ai_core_alone():
     jobs = [Job("retinanet_shapes", "train", "fp16", 64, 2, "adamw"),
-            Job("mask_rcnn_acmix_shapes", "fused", "fp16", 64)]  # fmt: skip
+            Job("mask_rcnn_acmix_shapes", "fused", "fp16", 64),
+            Job("upernet_acmix_shapes", "fused", "fp16", 64)]  # fmt: skip
     for result in dry_run.run(jobs, SOCS[1], WORKER):
         assert result.fine, (result.job, result.error, result.recording.fall_backs)
         assert not any(launch.wide for launch in result.recording.launches), result.job
