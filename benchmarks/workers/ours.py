@@ -47,7 +47,7 @@ def mean_square(net, images):
 class Ours(Job):
     """One form of one model, or one file."""
 
-    kind = "maps"  # what it gives: these, or logits, or detections
+    kind = "maps"  # what it gives: these or logits, detections, losses, or squares in their place
     lite: Callable[[int], list[float]] | None = None  # seconds of n steps, where MindSpore Lite runs them
 
     def start(self, device: str, threads: int, source: str) -> None:
@@ -223,7 +223,7 @@ class Ours(Job):
             loss, _, finite = trainer.train_step(self.images, *targets())
             return loss.asnumpy(), finite.asnumpy()
 
-        self.step, self.forward = step, None
+        self.step, self.forward, self.kind = step, None, "squares" if maps_only else "losses"
 
     def output(self, path: str) -> dict:
         """Logits, maps, or the scores of detections; or the losses of two steps: these before any other step."""
