@@ -46,9 +46,10 @@ def create_loader(
     if split not in SPLITS:
         raise UserError(f"split={split!r}: {closest(split, SPLITS)}")
     if config.name == "shapes" and config.path is None:
-        from acmix_ms.data.shapes import cached
+        from acmix_ms.data import shapes
 
-        config = dataclasses.replace(config, path=str(cached()))
+        found = shapes.cached(shapes.WITH_PIXELS) if segments else shapes.cached()
+        config = dataclasses.replace(config, path=str(found))
     if segments:
         if config.name not in OF_PIXELS:
             raise UserError(f"data.name={config.name}: its pixels have no classes; give {', '.join(OF_PIXELS)}")

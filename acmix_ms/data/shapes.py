@@ -222,6 +222,9 @@ def description(folder: Path) -> dict | None:
         return None
 
 
+WITH_PIXELS = ShapesSet(images=1600)  # classes of pixels need more pictures than boxes do
+
+
 def cached(wanted: ShapesSet = ShapesSet()) -> Path:
     """The folder of a set that is made when it is first asked for, in `runtime.cache_folder`.
 
