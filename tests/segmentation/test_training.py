@@ -1,8 +1,7 @@
-"""Segmentors in the trainer: the same bits after an interruption, one confusion matrix in a group, 16 bits."""
+"""Segmentors in the trainer: the same bits after an interruption, and 16 bits. Groups: tests/detection."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 
@@ -16,7 +15,7 @@ from acmix_ms.data.shapes import ShapesSet, make
 from acmix_ms.engine import precision
 from acmix_ms.errors import UserError
 from models import create_model, tasks
-from tests.helpers.launching import ENVIRONMENT, ROOT, linux, run
+from tests.helpers.launching import ENVIRONMENT, ROOT
 
 CASE = ROOT / "tests" / "helpers" / "detection_case.py"
 TASK = "segmentation"
@@ -45,19 +44,6 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(folder):
     (whole, steps), (parts, rest) = found["whole"].split(), found["parts"].split()
     assert (steps, rest) == ("8", "2"), "it goes on within the second epoch"
     assert whole == parts
-
-
-@linux
-@pytest.mark.slow
-def test_a_group_stays_together_and_scores_as_one_process(folder):
-    alone(folder / "one", "group")
-    code, out, err = run("--devices", 2, "--log-dir", folder / "logs", CASE, folder / "two", "group", TASK)
-    assert (code, err) == (0, ""), out + err
-    one = json.loads((folder / "one" / "result_0.json").read_text())
-    first, second = (json.loads((folder / "two" / f"result_{rank}.json").read_text()) for rank in (0, 1))
-    assert first == second, "losses are means, weights and scores those of all"
-    assert len(first["losses"]) == 8
-    assert first["scores"] == one["scores"] and one["scores"]["count"] == 5
 
 
 @pytest.mark.slow
