@@ -5,80 +5,22 @@ A RetinaNet learns to find coloured shapes, on two CPU cores in a few minutes.
 
 from __future__ import annotations
 
-import json
 import sys
-import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # the entry scripts are modules of the repository's root
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import eval as eval_script  # noqa: E402
-import export as export_script  # noqa: E402
-import train as train_script  # noqa: E402
-from acmix_ms import config  # noqa: E402
-from acmix_ms.engine import run_dir  # noqa: E402
+from acmix_ms.config import Config  # noqa: E402
 from acmix_ms.errors import run_cli  # noqa: E402
-from acmix_ms.files import write_text  # noqa: E402
-from scripts.quickstart import heading, prepared  # noqa: E402
-
-CONFIG = ROOT / "configs" / "detection" / "retinanet_acmix_shapes.yaml"
-RUN = Path("runs") / "quickstart-detection"
-PICTURE, SHOWN = "detections.png", 4
-TARGET = 0.8  # box AP50 of the validation pictures
+from scripts.quickstart_shapes import SHOWN, Quickstart, run  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train, evaluate, export and draw; 1 if AP50 is not reached, 3 if an exported file finds something else."""
-    cfg = prepared(argv, "quickstart_detection.py", __doc__, CONFIG, RUN)
-    folder = Path(cfg.run_dir)
-
-    heading(1, f"train {cfg.model.name} on pictures of coloured shapes")
-    start = time.perf_counter()
-    trained = train_script.train(cfg)
-    train_seconds = time.perf_counter() - start
-
-    heading(2, "evaluate the saved checkpoint")
-    best = folder / run_dir.BEST
-    scores, evaluator = eval_script.evaluate(cfg, str(best))
-    print(evaluator.told(scores))
-    print(evaluator.details(scores))
-
-    heading(3, "export the whole detector, run the files, compare box by box")
-    files = {format: folder / f"{cfg.model.name}.{format}" for format in ("mindir", "onnx")}
-    for format, target in files.items():
-        failed = export_script.main(["--checkpoint", str(best), "--format", format, "--output", str(target)])
-        if failed:
-            return failed
-
-    heading(4, "draw what it finds")
-    draw(cfg, evaluator, folder / PICTURE)
-    print(folder / PICTURE)
-
-    summary = {
-        **{name: round(scores[name], 3) for name in ("bbox_mAP", "bbox_mAP_50", "bbox_mAP_75")},
-        "params": trained["params"],
-        "train_seconds": round(train_seconds, 1),
-    }
-    write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-    heading(5, "summary")
-    print(f"box AP50         {summary['bbox_mAP_50']} of {scores['count']} pictures (target {TARGET:g})")
-    print(f"box mAP          {summary['bbox_mAP']}")
-    print(f"parameters       {summary['params']:,}")
-    print(f"training         {summary['train_seconds']} s, {trained['img_per_s']:.0f} images per second")
-    print(f"weights          {best}")
-    print(f"exported files   {', '.join(map(str, files.values()))}")
-    print(f"curves           {folder / run_dir.CURVES}")
-    print(f"report           {folder / run_dir.REPORT}")
-    print(f"these numbers    {folder / 'summary.json'}")
-    print("the plain twin   python train.py --config configs/detection/retinanet_shapes.yaml")
-    if scores["bbox_mAP_50"] < TARGET:
-        print(f"error: box AP50 {scores['bbox_mAP_50']:.3f} is below {TARGET:g}", file=sys.stderr)
-        return 1
-    return 0
+    """See `quickstart_shapes.run`."""
+    return run(argv, QUICKSTART)
 
 
-def draw(cfg: config.Config, evaluator, path: Path) -> None:
+def draw(cfg: Config, evaluator, file: Path, path: Path) -> None:
     """What is in the first validation pictures, and beside it what was found."""
     import numpy as np
 
@@ -103,6 +45,21 @@ def draw(cfg: config.Config, evaluator, path: Path) -> None:
         examples.append(Example(read_image(loader.name(sample)), objects, detections))
     plot_examples(examples, loader.class_names, path)
 
+
+QUICKSTART = Quickstart(
+    script="quickstart_detection.py",
+    about=__doc__,
+    folder="detection",
+    config="retinanet_acmix_shapes",
+    twin="retinanet_shapes",
+    run="quickstart-detection",
+    compared="box by box",
+    scores={"bbox_mAP_50": "box AP50", "bbox_mAP": "box mAP", "bbox_mAP_75": "box AP75"},
+    target=0.8,
+    digits=3,
+    draw=draw,
+    picture="detections.png",
+)
 
 if __name__ == "__main__":
     run_cli(main)
