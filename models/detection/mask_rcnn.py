@@ -70,11 +70,11 @@ class MaskRCNN(TwoStage):
 
     def rois(self, x: Tensor, rois: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (N, num_classes + 1) and deltas (N, num_classes*4) of RoIs (N, 5) [image, x1, y1, x2, y2]."""
-        return self.boxes_by_stage(self.maps(x), rois)[0]
+        return self.boxes_by_stage(self.maps_of(x), rois)[0]
 
     def masks(self, x: Tensor, rois: Tensor) -> Tensor:
         """Logits (N, num_classes, 28, 28) of RoIs (N, 5)."""
-        return self.masks_by_stage(self.maps(x), rois)[0]
+        return self.masks_by_stage(self.maps_of(x), rois)[0]
 
 
 class CascadeMaskRCNN(TwoStage):
@@ -129,8 +129,8 @@ class CascadeMaskRCNN(TwoStage):
 
     def rois(self, x: Tensor, rois: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
         """Of each stage logits and deltas of the same RoIs (N, 5), see `MaskRCNN`."""
-        return self.boxes_by_stage(self.maps(x), rois)
+        return self.boxes_by_stage(self.maps_of(x), rois)
 
     def masks(self, x: Tensor, rois: Tensor) -> tuple[Tensor, ...]:
         """Of each stage mask logits of the same RoIs (N, 5)."""
-        return self.masks_by_stage(self.maps(x), rois)
+        return self.masks_by_stage(self.maps_of(x), rois)

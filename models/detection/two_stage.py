@@ -124,9 +124,15 @@ class TwoStage(Detector):
         """The five maps of the pyramid, strides 4 to 64."""
         return self.neck(self.backbone(x))
 
+    def maps_of(self, x: Tensor) -> tuple[Tensor, ...]:
+        """`maps`, for what is no part of a graph: a Cell that is called from Python takes the Tensors of a tuple for
+        constants and is compiled anew for each, unless it is told otherwise.
+        """
+        return ms.mutable(self.neck(ms.mutable(self.backbone(x))))
+
     def rpn_maps(self, x: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """``(rpn_scores, rpn_deltas)`` by level."""
-        return self.rpn_head(self.maps(x))
+        return self.rpn_head(self.maps_of(x))
 
     def boxes_by_stage(self, maps: tuple[Tensor, ...], rois: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
         """What each stage says of the same RoIs (N, 5)."""
@@ -218,7 +224,7 @@ class TwoStage(Detector):
     # ------------------------------------------------------------------------------------------------------- detecting
     def detections(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Detections]:
         """See `Detector`."""
-        maps = self.maps(images)
+        maps = self.maps_of(images)
         found = self.boxes_found(maps, self.proposals(self.rpn_head(maps), sizes), sizes)
         return self.with_masks_found(maps, found)
 

@@ -64,6 +64,8 @@ def test_the_graph_finds_the_regions_that_the_host_finds():
     images = np.random.default_rng(0).standard_normal((2, 3, *size)).astype(np.float32)
     expected = detect(net, Tensor(images), [size] * 2)
     assert min(len(one.scores) for one in expected) > 10
+    detect(net, Tensor(images[::-1].copy()), [size] * 2)
+    assert len(net.neck.compile_cache) == 1, "maps of other images are no other constants"
     values = [output.asnumpy() for output in end_to_end(net, size).set_train(False)(Tensor(images))]
     found = dict(zip(("boxes", "scores", "labels", "masks"), values))
     wanted = {name: np.zeros_like(array) for name, array in found.items()}
