@@ -13,7 +13,7 @@ import stat
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -183,6 +183,10 @@ def _check_png(data: bytes) -> None:
 
 
 def _decode_other(data: bytes) -> np.ndarray:
+    return _decode_by_pillow(data, lambda image: _eight_bits(_upright(image)).convert("RGB"))
+
+
+def _decode_by_pillow(data: bytes, wanted: Callable[[Image.Image], Image.Image]) -> np.ndarray:
     if data[: len(PNG)] == PNG:
         _check_png(data)
     try:
@@ -190,9 +194,9 @@ def _decode_other(data: bytes) -> np.ndarray:
             if image.width * image.height > MAX_PIXELS:
                 raise UnreadableImageError(f"{image.width} x {image.height} pixels, at most {MAX_PIXELS} are read")
             image.load()
-            return np.array(_eight_bits(_upright(image)).convert("RGB"))
+            return np.array(wanted(image))
     except Image.UnidentifiedImageError as error:
-        raise UnreadableImageError("no image of a known kind") from error
+        raise UnreadableImageError("no image of a known kind" if data else "empty file") from error
     except _PILLOW_ERRORS as error:
         raise UnreadableImageError(" ".join(str(error).split()) or type(error).__name__) from error
 
@@ -205,18 +209,7 @@ def decode_values(data: bytes) -> np.ndarray:
     Raises:
         UnreadableImageError: nothing, damaged or no image.
     """
-    if data[: len(PNG)] == PNG:
-        _check_png(data)
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise UnreadableImageError(f"{image.width} x {image.height} pixels, at most {MAX_PIXELS} are read")
-            image.load()
-            return np.array(image)
-    except Image.UnidentifiedImageError as error:
-        raise UnreadableImageError("no image of a known kind" if data else "empty file") from error
-    except _PILLOW_ERRORS as error:
-        raise UnreadableImageError(" ".join(str(error).split()) or type(error).__name__) from error
+    return _decode_by_pillow(data, lambda image: image)
 
 
 def stored_size(path: str | os.PathLike) -> tuple[int, int] | None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from acmix_ms.data.canvas import boxes_in_image
-from acmix_ms.deploy.prediction import NAME_WIDTH
+from acmix_ms.deploy.prediction import beside_path
 from acmix_ms.errors import UserError, printable
 from acmix_ms.masks import encode_pasted, run_lengths
 from acmix_ms.postprocess import Detections
@@ -109,12 +109,7 @@ def table(prediction: Prediction) -> str:
     """One line for each object of an image, the first with its path."""
     if prediction.error:
         return f"error: {printable(prediction.error)}"
-    path = printable(str(prediction.path))
-    names = [path if len(path) <= NAME_WIDTH else f"...{path[3 - NAME_WIDTH :]}"]
-    if not prediction.objects:
-        return f"{names[0]:{NAME_WIDTH}} nothing found"
-    names += [""] * (len(prediction.objects) - 1)
-    return "\n".join(f"{name:{NAME_WIDTH}} {_line(found)}" for name, found in zip(names, prediction.objects))
+    return beside_path(prediction.path, [_line(found) for found in prediction.objects] or ["nothing found"])
 
 
 def _line(found: Found) -> str:

@@ -115,11 +115,19 @@ def table(prediction: Prediction) -> str:
     """One line for each class of an image, the first with its path."""
     if prediction.error:
         return f"error: {printable(prediction.error)}"
-    path = printable(str(prediction.path))
-    names = [path if len(path) <= NAME_WIDTH else f"...{path[3 - NAME_WIDTH :]}"]
-    names += [""] * (len(prediction.classes) - 1)
-    rows = zip(names, prediction.classes)
-    return "\n".join(f"{name:{NAME_WIDTH}} {100 * share:6.2f} %  {printable(label)}" for name, (label, share) in rows)
+    return beside_path(prediction.path, share_lines(prediction.classes))
+
+
+def share_lines(shares: Sequence[tuple[str, float]]) -> list[str]:
+    """Names with shares of one, in percent."""
+    return [f"{100 * share:6.2f} %  {printable(label)}" for label, share in shares]
+
+
+def beside_path(path: Path, lines: Sequence[str]) -> str:
+    """The lines of a file, one at least, its path in front of the first; a long one loses its beginning."""
+    name = printable(str(path))
+    names = [name if len(name) <= NAME_WIDTH else f"...{name[3 - NAME_WIDTH :]}", *[""] * (len(lines) - 1)]
+    return "\n".join(f"{name:{NAME_WIDTH}} {line}" for name, line in zip(names, lines))
 
 
 def json_text(found: Sequence[dict]) -> str:

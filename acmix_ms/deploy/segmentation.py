@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from acmix_ms.deploy.prediction import NAME_WIDTH
+from acmix_ms.deploy.prediction import beside_path, share_lines
 from acmix_ms.errors import UserError, printable
 from acmix_ms.maps import name_of
 
@@ -90,8 +90,4 @@ def table(prediction: Prediction) -> str:
     """One line for each class of an image, the first with its path."""
     if prediction.error:
         return f"error: {printable(prediction.error)}"
-    path = printable(str(prediction.path))
-    names = [path if len(path) <= NAME_WIDTH else f"...{path[3 - NAME_WIDTH :]}"]
-    names += [""] * (len(prediction.shares) - 1)
-    rows = zip(names, prediction.shares)
-    return "\n".join(f"{name:{NAME_WIDTH}} {100 * share:6.2f} %  {printable(label)}" for name, (label, share) in rows)
+    return beside_path(prediction.path, share_lines(prediction.shares))
